@@ -1,0 +1,566 @@
+"""The only seam to the array libraries, and the only place that decides a rank.
+
+NumPy in float64 is the reference; JAX and torch are guests, recognised by array-api-compat. Every
+function takes leading batch axes and cuts by mask, not by slicing, so that the same code is right for
+a batch, under ``jit`` and ``vmap``, and at exact rank loss.
+
+**Rank policy.** A singular value (or an eigenvalue of a second moment) counts as zero if it is at most
+
+    max( RANK_FACTOR * max(m, n) * eps * largest,   eps * scale ),
+
+where ``scale`` is the product of the norms of the factors that the matrix was multiplied together
+from: a product whose factors cancel is zero although its own largest singular value says otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import array_api_compat
+import numpy as np
+
+from linnet.errors import MaskedWarning, NonFiniteError, NotPSDError, PrecisionError, ShapeError
+
+Array = Any
+"""An array of NumPy, JAX or torch."""
+
+RANK_FACTOR = 10.0
+"""Multiple of ``max(m, n) * eps`` below which a relative singular value is rounding error."""
+
+TIE_FACTOR = 4096.0
+"""Multiple of eps below which the relative gap of two singular values is a tie (9e-13 in float64)."""
+
+OK, NONFINITE, NOT_PSD, TIE = 0, 1, 2, 3
+STATUS_TEXT = {
+    OK: "solved",
+    NONFINITE: "an input is not finite",
+    NOT_PSD: "a second moment is not positive semi-definite",
+    TIE: "the r-th and (r+1)-th singular values tie",
+}
+
+
+# --- libraries -----------------------------------------------------------------------------------
+
+
+def namespace(*arrays: Array) -> Any:
+    """Return the array-API namespace of the arrays, None and Python numbers left aside."""
+    xp = array_api_compat.array_namespace(*(a for a in arrays if a is not None))
+    _register_records(xp)
+    return xp
+
+
+def is_numpy(xp: Any) -> bool:
+    return bool(array_api_compat.is_numpy_namespace(xp))
+
+
+def is_concrete(*arrays: Array) -> bool:
+    """Return whether values can be looked at: False under ``jax.jit``, ``jax.vmap``, ``torch.vmap``."""
+    for a in arrays:
+        if a is None:
+            continue
+        if array_api_compat.is_jax_array(a):
+            import jax
+
+            if isinstance(a, jax.core.Tracer):
+                return False
+        elif array_api_compat.is_torch_array(a):
+            import torch
+
+            if torch._C._functorch.is_functorch_wrapped_tensor(a) or torch.compiler.is_compiling():
+                return False
+    return True
+
+
+def as_float(a: Any, name: str) -> Array:
+    """Return ``a`` as a floating array of its own library; lists, numbers and integers become float64.
+
+    Raises:
+        ShapeError: ``a`` is ragged or not numeric.
+    """
+    if array_api_compat.is_array_api_obj(a) and not isinstance(a, np.ndarray | np.generic):
+        xp = namespace(a)
+        return a if xp.isdtype(a.dtype, "real floating") else xp.astype(a, xp.asarray(0.0).dtype)
+    try:
+        out = np.asarray(a)
+        if out.dtype.kind == "f" and out.dtype.itemsize >= 4:
+            return out
+        if out.dtype.kind not in "biuf":
+            raise TypeError(f"dtype {out.dtype}")
+        return out.astype(np.float64)
+    except (TypeError, ValueError) as err:
+        raise ShapeError(
+            f"{name} is not a rectangular array of real numbers ({err}); give numbers in equal rows"
+        ) from None
+
+
+def together(*arrays: Array | None) -> tuple[Any, ...]:
+    """Return the arrays in one library and one precision (the widest), NumPy ones following a guest."""
+    present = [a for a in arrays if a is not None]
+    guests = [a for a in present if not isinstance(a, np.ndarray)]
+    xp = namespace(*(guests or present))
+    kinds = {} if not guests else {"device": array_api_compat.device(guests[0])}
+    if not guests and len({a.dtype for a in present}) == 1:
+        return arrays
+    if guests and array_api_compat.is_jax_namespace(xp):
+        kinds = {}  # tracers have no device of their own
+    out = [None if a is None else (xp.asarray(a, **kinds) if isinstance(a, np.ndarray) else a) for a in arrays]
+    dtype = xp.result_type(*(a for a in out if a is not None))
+    return tuple(None if a is None else (a if a.dtype == dtype else xp.astype(a, dtype)) for a in out)
+
+
+def to_library(a: Array, xp: Any, dtype: Any, device: Any) -> Array:
+    """Move one array to the library ``xp``; see ``Record.to``."""
+    target = namespace(xp.asarray([0.0]))
+    source = a if isinstance(a, np.ndarray) else np.asarray(_to_host(a))
+    floating = source.dtype.kind == "f"
+    options = {} if device is None else {"device": device}
+    if floating and dtype is not None:
+        options["dtype"] = dtype
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX warns of the truncation that is refused or reported below
+        out = target.asarray(np.array(source), **options)
+    if floating and dtype is not None and _dtype_name(out.dtype) != _dtype_name(dtype):
+        raise PrecisionError(
+            f"asked for {_dtype_name(dtype)}, the library gave {_dtype_name(out.dtype)}; "
+            'for JAX call jax.config.update("jax_enable_x64", True) first'
+        )
+    if floating and dtype is None and out.dtype.itemsize < source.dtype.itemsize:
+        warnings.warn(
+            f"values moved from {source.dtype} to {out.dtype}: the array library holds no more; "
+            'for JAX call jax.config.update("jax_enable_x64", True) first, or pass dtype= to say that this is meant',
+            stacklevel=4,
+        )
+    return out
+
+
+def _dtype_name(dtype: Any) -> str:
+    return str(getattr(dtype, "__name__", dtype)).split(".")[-1]
+
+
+def _to_host(a: Array) -> Any:
+    return a.detach().cpu().numpy() if array_api_compat.is_torch_array(a) else a
+
+
+def to_numpy(a: Array) -> np.ndarray:
+    """Return a concrete array of any library as NumPy's."""
+    return np.asarray(_to_host(a))
+
+
+def as_result(a: Array) -> Any:
+    """Return a NumPy value without batch axes as a float, anything else as it is."""
+    return float(a) if isinstance(a, np.ndarray | np.generic) and a.ndim == 0 else a
+
+
+# --- records -------------------------------------------------------------------------------------
+
+_RECORDS: list[type[Record]] = []
+_REGISTERED: dict[str, int] = {"jax": 0, "torch": 0}
+
+
+class Record:
+    """A frozen dataclass of arrays, other records and static fields; a pytree to JAX and to torch.
+
+    Subclasses name in ``_static`` the fields that are not arrays: they are part of the structure that
+    ``jit`` compiles for.
+    """
+
+    _static: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _RECORDS.append(cls)
+
+    def _split(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return (
+            tuple(getattr(self, n) for n in names if n not in self._static),
+            tuple(getattr(self, n) for n in names if n in self._static),
+        )
+
+    @classmethod
+    def _join(cls, leaves: Any, static: Any) -> Self:
+        # Past __init__: JAX puts placeholders where the arrays were, and they must not be validated.
+        self = object.__new__(cls)
+        names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        moving, fixed = iter(leaves), iter(static)
+        for n in names:
+            object.__setattr__(self, n, next(fixed) if n in cls._static else next(moving))
+        return self
+
+    def to(self, xp: Any, *, dtype: Any = None, device: Any = None) -> Self:
+        """Return a copy whose arrays belong to the library ``xp``: ``numpy``, ``jax.numpy`` or ``torch``.
+
+        Args:
+            xp: the library's module.
+            dtype: floating type of the copy; by default the precision is kept.
+            device: where the copy lives, as the library names it.
+
+        Raises:
+            PrecisionError: the library will not hold ``dtype`` (JAX without ``jax_enable_x64``).
+        """
+        leaves, static = self._split()
+        return self._join(tuple(_move(x, xp, dtype, device) for x in leaves), static)
+
+
+def _move(x: Any, xp: Any, dtype: Any, device: Any) -> Any:
+    if x is None:
+        return None
+    if isinstance(x, Record):
+        return x.to(xp, dtype=dtype, device=device)
+    if isinstance(x, tuple):
+        return tuple(_move(y, xp, dtype, device) for y in x)
+    return to_library(x, xp, dtype, device)
+
+
+def _register_records(xp: Any) -> None:
+    """Tell JAX or torch, once it is in use, how to take the records apart; importing neither here."""
+    if array_api_compat.is_jax_namespace(xp):
+        key = "jax"
+    elif array_api_compat.is_torch_namespace(xp):
+        key = "torch"
+    else:
+        return
+    while _REGISTERED[key] < len(_RECORDS):
+        cls = _RECORDS[_REGISTERED[key]]
+        _REGISTERED[key] += 1
+        join = partial(_join_record, cls)
+        if key == "jax":
+            import jax
+
+            jax.tree_util.register_pytree_node(cls, _split_record, join)
+        else:
+            from torch.utils import _pytree
+
+            _pytree.register_pytree_node(
+                cls,
+                lambda r: (list(_split_record(r)[0]), _split_record(r)[1]),
+                lambda leaves, static, join=join: join(static, leaves),
+            )
+
+
+def _split_record(record: Record) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return record._split()
+
+
+def _join_record(cls: type[Record], static: Any, leaves: Any) -> Record:
+    return cls._join(leaves, static)
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+def all_finite(xp: Any, *arrays: Array | None) -> Array:
+    """Return, for each element of the batch, whether all arrays (their last two axes) are finite."""
+    ok: Any = None
+    for a in arrays:
+        if a is None:
+            continue
+        good = xp.all(xp.isfinite(a), axis=(-2, -1))
+        ok = good if ok is None else ok & good
+    return ok
+
+
+def require_finite(**arrays: Array | None) -> None:
+    """Refuse non-finite values in concrete arrays.
+
+    Raises:
+        NonFiniteError: an array holds NaN or an infinity.
+    """
+    for name, a in arrays.items():
+        if a is None or not is_concrete(a):
+            continue
+        xp = namespace(a)
+        finite = xp.isfinite(a)
+        if not bool(xp.all(finite)):
+            where = tuple(int(i[0]) for i in np.nonzero(~to_numpy(finite)))
+            raise NonFiniteError(
+                f"{name} has {int(xp.sum(xp.astype(~finite, xp.int64)))} non-finite values, the first at index "
+                f"{where}; finite numbers are needed: drop or impute those entries"
+            )
+
+
+def require_shape(a: Array, name: str, expected: tuple[int | str, ...]) -> None:
+    """Refuse an array whose last axes differ from ``expected`` (a string names a free length).
+
+    Raises:
+        ShapeError: too few axes, or a length that does not fit.
+    """
+    k = len(expected)
+    good = a.ndim >= k and all(
+        isinstance(want, str) or have == want for have, want in zip(a.shape[a.ndim - k :], expected, strict=False)
+    )
+    if not good:
+        want = ", ".join(str(e) for e in expected)
+        raise ShapeError(f"{name} has shape {tuple(a.shape)}; (..., {want}) is needed")
+
+
+def psd_status(xp: Any, a: Array) -> Array:
+    """Return OK, NONFINITE or NOT_PSD for each matrix of the batch; ``a`` (..., d, d)."""
+    finite = all_finite(xp, a)
+    safe = xp.where(finite[..., None, None], a, xp.zeros_like(a))
+    w = xp.linalg.eigvalsh((safe + mT(safe)) / 2)
+    size = xp.max(xp.abs(safe), axis=(-2, -1)) if safe.shape[-1] else xp.zeros_like(safe[..., 0, :1])[..., 0]
+    tol = 8 * rank_rtol(a) * size * a.shape[-1]
+    low = xp.min(w, axis=-1) < -tol
+    skew = xp.max(xp.abs(safe - mT(safe)), axis=(-2, -1)) > tol
+    status = xp.where(low | skew, xp.full_like(size, NOT_PSD), xp.full_like(size, OK))
+    return xp.astype(xp.where(finite, status, xp.full_like(size, NONFINITE)), xp.int32)
+
+
+def require_psd(a: Array, name: str) -> None:
+    """Refuse one concrete, unbatched matrix that is not symmetric PSD up to rounding.
+
+    Raises:
+        NotPSDError: asymmetric, or an eigenvalue is negative beyond rounding.
+    """
+    if a.ndim != 2 or not is_concrete(a) or int(psd_status(namespace(a), a)) == OK:
+        return
+    host = to_numpy(a)
+    skew = float(np.max(np.abs(host - host.T)))
+    least = float(np.linalg.eigvalsh((host + host.T) / 2)[0])
+    what = f"smallest eigenvalue {least:.3g}" if least < 0 else f"asymmetric by {skew:.3g}"
+    raise NotPSDError(
+        f"{name} is not symmetric positive semi-definite ({what}); a covariance is needed: "
+        f"check its estimate, or project it with ln.nearest_psd"
+    )
+
+
+def combine_status(xp: Any, *status: Array) -> Array:
+    """Return the first status that is not OK, element by element."""
+    out = status[0]
+    for s in status[1:]:
+        out = xp.where(out == OK, s, out)
+    return out
+
+
+def warn_masked(status: Array, what: str) -> None:
+    """Say, for a concrete batch, how many elements failed and why."""
+    if not is_concrete(status):
+        return
+    host = to_numpy(status)
+    bad = int(np.count_nonzero(host))
+    if bad:
+        reasons = ", ".join(f"{STATUS_TEXT[int(c)]} ({int(np.sum(host == c))})" for c in np.unique(host[host != OK]))
+        warnings.warn(
+            f"{bad} of {host.size} {what} could not be solved: {reasons}; they hold NaN, see .status",
+            MaskedWarning,
+            stacklevel=4,
+        )
+
+
+# --- matrices ------------------------------------------------------------------------------------
+
+
+def mT(a: Array) -> Array:
+    """Transpose the last two axes."""
+    return a.mT if hasattr(a, "mT") else np.swapaxes(a, -1, -2)
+
+
+def eps(a: Array) -> float:
+    """Return the machine epsilon of a floating array."""
+    return float(namespace(a).finfo(a.dtype).eps)
+
+
+def rank_rtol(a: Array, rtol: float | None = None) -> float:
+    """Return the relative tolerance of the rank policy for ``a`` (..., m, n)."""
+    return RANK_FACTOR * max(a.shape[-2], a.shape[-1], 1) * eps(a) if rtol is None else rtol
+
+
+def inner(a: Array, b: Array) -> Array:
+    """Frobenius inner product over the last two axes."""
+    xp = namespace(a, b)
+    if is_numpy(xp):
+        return np.einsum("...ij,...ij->...", a, b)
+    return xp.sum(a * b, axis=(-2, -1))
+
+
+def sq(a: Array) -> Array:
+    """Squared Frobenius norm over the last two axes."""
+    return inner(a, a)
+
+
+def energy(a: Array, cov: Array) -> Array:
+    """Return ``tr(a cov a^T) = |a cov^(1/2)|_F^2``, never negative; a (..., m, n), cov (..., n, n)."""
+    xp = namespace(a, cov)
+    value = inner(a @ cov, a)
+    return xp.where(value < 0, xp.zeros_like(value), value)
+
+
+def matvec(a: Array, v: Array) -> Array:
+    """Matrix times vector over the last axes; a (..., m, n), v (..., n)."""
+    return (a @ v[..., None])[..., 0]
+
+
+def outer(u: Array, v: Array) -> Array:
+    """Outer product over the last axis."""
+    return u[..., :, None] * v[..., None, :]
+
+
+def eye(like: Array, n: int) -> Array:
+    """Identity of size ``n`` in the library, precision and place of ``like``."""
+    xp = namespace(like)
+    return (
+        xp.eye(n, dtype=like.dtype, device=array_api_compat.device(like))
+        if is_concrete(like)
+        else xp.eye(n, dtype=like.dtype)
+    )
+
+
+def host_like(values: np.ndarray, like: Array) -> Array:
+    """Return host values as a floating array beside ``like``."""
+    return together(np.asarray(values, dtype=np.float64 if eps(like) < 1e-12 else np.float32), like)[0]
+
+
+def _zero_cut(largest: Array, rtol: float, floor: Array | None) -> Array:
+    cut = rtol * largest
+    return cut if floor is None else namespace(cut).maximum(cut, floor)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigendecomposition of a PSD matrix with its rank decided: values (..., d) ascending, zeros exact."""
+
+    values: Array
+    vectors: Array
+    status: Array
+
+    def power(self, exponent: float) -> Array:
+        """Return the matrix power on the range: -0.5 is the pseudo-inverse of the root."""
+        xp = namespace(self.values)
+        positive = self.values > 0
+        powers = xp.where(positive, xp.where(positive, self.values, 1.0) ** exponent, 0.0)
+        return (self.vectors * powers[..., None, :]) @ mT(self.vectors)
+
+    @property
+    def rank(self) -> Array:
+        xp = namespace(self.values)
+        return xp.sum(xp.astype(self.values > 0, xp.int64), axis=-1)
+
+
+def spectrum(a: Array, *, rtol: float | None = None, floor: Array | None = None) -> Spectrum:
+    """Decompose symmetric PSD ``a`` (..., d, d); eigenvalues at or below the cut become exact zeros.
+
+    ``floor`` (...) is an absolute cut beside the relative one of the rank policy.
+    """
+    xp = namespace(a)
+    w, v = xp.linalg.eigh(a)
+    tol = rank_rtol(a, rtol)
+    if a.shape[-1] == 0:
+        return Spectrum(w, v, xp.zeros(a.shape[:-2], dtype=xp.int32))
+    top = w[..., -1]
+    cut = _zero_cut(top, tol, floor)
+    negative = w[..., 0] < -xp.maximum(100 * cut, 100 * tol * xp.abs(w[..., 0]))
+    return Spectrum(xp.where(w > cut[..., None], w, 0.0), v, xp.astype(xp.where(negative, NOT_PSD, OK), xp.int32))
+
+
+def svd(a: Array) -> tuple[Array, Array, Array]:
+    """Thin singular value decomposition: u (..., m, k), s (..., k) descending, vt (..., k, n)."""
+    xp = namespace(a)
+    u, s, vt = xp.linalg.svd(a, full_matrices=False)
+    return u, s, vt
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Range:
+    """Thin SVD of a matrix with its rank decided: singular values at or below the cut are exact zeros."""
+
+    u: Array
+    s: Array
+    vt: Array
+
+    @property
+    def pinv(self) -> Array:
+        xp = namespace(self.s)
+        positive = self.s > 0
+        inverse = xp.where(positive, 1.0 / xp.where(positive, self.s, 1.0), 0.0)
+        return mT(self.vt) @ (inverse[..., :, None] * mT(self.u))
+
+    @property
+    def basis(self) -> Array:
+        """Orthonormal basis of the column space, null columns set to zero; (..., m, k)."""
+        xp = namespace(self.s)
+        return self.u * xp.astype(self.s > 0, self.u.dtype)[..., None, :]
+
+    @property
+    def projector(self) -> Array:
+        """Orthogonal projector on the column space; (..., m, m)."""
+        b = self.basis
+        return b @ mT(b)
+
+    @property
+    def rank(self) -> Array:
+        xp = namespace(self.s)
+        return xp.sum(xp.astype(self.s > 0, xp.int64), axis=-1)
+
+
+def decompose(a: Array, *, rtol: float | None = None, floor: Array | None = None) -> Range:
+    """Decompose ``a`` (..., m, n) by the rank policy; ``floor`` (...) is an absolute cut besides."""
+    xp = namespace(a)
+    u, s, vt = svd(a)
+    if s.shape[-1] == 0:
+        return Range(u, s, vt)
+    cut = _zero_cut(s[..., 0], rank_rtol(a, rtol), floor)
+    return Range(u, xp.where(s > cut[..., None], s, 0.0), vt)
+
+
+def pinv(a: Array, *, rtol: float | None = None, floor: Array | None = None) -> Array:
+    """Moore-Penrose inverse by the rank policy."""
+    return decompose(a, rtol=rtol, floor=floor).pinv
+
+
+def solve_psd(a: Array, b: Array, *, rtol: float | None = None) -> Array:
+    """Least-norm solution of ``a x = b`` for symmetric PSD ``a`` (..., k, k) and ``b`` (..., k)."""
+    s = spectrum((a + mT(a)) / 2, rtol=rtol)
+    return matvec(s.power(-1.0), b)
+
+
+def has_tie(s: Array, r: int, zero: Array) -> Array:
+    """Return whether the best rank-``r`` approximation is not unique; s (..., k) descending.
+
+    ``zero`` (...) is the size below which a singular value is rounding error: zeros do not tie.
+    """
+    xp = namespace(s)
+    if r <= 0 or r >= s.shape[-1]:
+        return xp.zeros(s.shape[:-1], dtype=xp.bool)
+    gap = s[..., r - 1] - s[..., r]
+    tolerance = TIE_FACTOR * float(xp.finfo(s.dtype).eps) * s[..., 0]
+    return (s[..., r - 1] > xp.maximum(zero, tolerance)) & (gap <= tolerance)
+
+
+def balanced_factors(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return U, V with ``U V^T = a b^T`` and least ``|U|_F^2 + |V|_F^2``; a (..., m, r), b (..., n, r)."""
+    xp = namespace(a, b)
+    if a.shape[-1] == 0:
+        return a, b
+    qa, ra = xp.linalg.qr(a)
+    qb, rb = xp.linalg.qr(b)
+    u, s, vt = svd(ra @ mT(rb))
+    root = xp.sqrt(s)[..., None, :]
+    left, right = qa @ (u * root), qb @ (mT(vt) * root)
+    missing = a.shape[-1] - left.shape[-1]
+    if missing > 0:  # more columns than min(m, n): the factors keep their r columns, the last ones zero
+        left = xp.concat([left, xp.zeros((*left.shape[:-1], missing), dtype=left.dtype)], axis=-1)
+        right = xp.concat([right, xp.zeros((*right.shape[:-1], missing), dtype=right.dtype)], axis=-1)
+    return left, right
+
+
+def nearest_psd(a: Array) -> Array:
+    """Return the nearest symmetric PSD matrix in Frobenius norm; a (..., d, d)."""
+    a = as_float(a, "matrix")
+    xp = namespace(a)
+    w, v = xp.linalg.eigh((a + mT(a)) / 2)
+    return (v * xp.where(w > 0, w, 0.0)[..., None, :]) @ mT(v)
+
+
+def mapped(arrays: tuple[Array, ...] | None, f: Callable[[Array], Array]) -> tuple[Array, ...] | None:
+    """Apply ``f`` to each array of a tuple that may be absent."""
+    return None if arrays is None else tuple(f(a) for a in arrays)
+
+
+def batch_indices(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Iterate over the indices of a batch."""
+    return iter(np.ndindex(*shape))

@@ -1,0 +1,48 @@
+"""What linnet refuses, as subclasses of ``ValueError``.
+
+Every message says what was given, what is needed, and what to do.
+"""
+
+
+class LinnetError(ValueError):
+    """Base of all errors that linnet raises about its input."""
+
+
+class ShapeError(LinnetError):
+    """An array has the wrong number of axes or a length that does not fit."""
+
+
+class NonFiniteError(LinnetError):
+    """An array holds NaN or an infinity."""
+
+
+class NotPSDError(LinnetError):
+    """A covariance or second moment is not symmetric positive semi-definite."""
+
+
+class RankError(LinnetError):
+    """A rank is impossible for the layer, or the best rank-r approximation is not unique."""
+
+
+class ChannelError(LinnetError):
+    """A channel set is empty, repeats a channel, or names one that the layer lacks."""
+
+
+class ConvergenceError(LinnetError):
+    """An iteration stopped before the tolerance that was asked for."""
+
+
+class PrecisionError(LinnetError):
+    """An array library cannot hold the precision that was asked for."""
+
+
+class DataError(LinnetError):
+    """A file is missing, unreadable, or does not hold what is needed."""
+
+
+class ClaimError(LinnetError):
+    """A claim cannot be found, is declared wrongly, or does not evaluate."""
+
+
+class MaskedWarning(UserWarning):
+    """Some elements of a batch could not be solved; their values are NaN, their ``status`` says why."""

@@ -1,0 +1,84 @@
+"""SpFT: an arbitrary set of entries of the layer is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from linnet import _linalg as la
+from linnet._linalg import Array
+from linnet.errors import ChannelError, ShapeError
+from linnet.methods.base import LinearMethod, finish
+from linnet.problem import LayerProblem, Update
+
+
+@dataclass(frozen=True, eq=False)
+class SparseFT(LinearMethod):
+    """Unstructured sparse fine-tuning: only the entries under the mask are trained.
+
+    Attributes:
+        mask: booleans, (..., d_out, d_in); one mask for all problems or one a problem.
+
+    Raises:
+        ShapeError: the mask is not boolean, or (at ``solve``) does not fit the layer.
+        ChannelError: a mask without a single entry.
+
+    Source: yang2024, Sec. 2 (SpFT).
+    """
+
+    mask: Array
+
+    def __post_init__(self) -> None:
+        mask = la.to_numpy(self.mask)
+        if mask.dtype != np.bool_ or mask.ndim < 2:
+            raise ShapeError(f"mask has dtype {mask.dtype}, shape {mask.shape}; booleans (..., d_out, d_in) are needed")
+        if not mask.any(axis=(-2, -1)).all():
+            raise ChannelError("the mask chooses no entry; choose at least one")
+        object.__setattr__(self, "mask", mask)
+
+    def _entries(self, problem: LayerProblem) -> tuple[np.ndarray, np.ndarray, Array]:
+        """Rows and columns of all entries that any problem trains, and (..., k) which of them train them."""
+        la.require_shape(self.mask, "mask", (problem.d_out, problem.d_in))
+        union = self.mask.any(axis=tuple(range(self.mask.ndim - 2)))
+        i, j = np.nonzero(union)
+        return i, j, la.host_like(self.mask[..., i, j], problem.gram)
+
+    def solve(self, problem: LayerProblem) -> Update:
+        """Return the least-norm minimiser over the entries: normal equations, k by k, P never formed.
+
+        Raises:
+            ShapeError: the mask does not fit the layer.
+        """
+        i, j, used = self._entries(problem)
+        above = la.mT(problem.upper) @ problem.upper
+        gradient = la.mT(problem.upper) @ problem.cross
+        normal = above[..., i[:, None], i[None, :]] * problem.gram[..., j[:, None], j[None, :]]
+        phi = la.solve_psd(la.outer(used, used) * normal, used * gradient[..., i, j], rtol=problem.rtol)
+        return finish(problem, _scatter(phi, i, j, (problem.d_out, problem.d_in)))
+
+    def n_parameters(self, problem: LayerProblem) -> int:
+        return int(self.mask.sum(axis=(-2, -1)).max())
+
+    def basis(self, problem: LayerProblem) -> Array:
+        i, j, used = self._entries(problem)
+        one_hot = np.arange(problem.d_out * problem.d_in)[:, None] == (i * problem.d_in + j)[None, :]
+        return la.host_like(one_hot, problem.gram) * used[..., None, :]
+
+    @classmethod
+    def at_budget(cls, problem: LayerProblem, budget: int, rng: np.random.Generator) -> Iterator[tuple[str, Self]]:
+        entries = problem.d_out * problem.d_in
+        chosen = rng.permutation(entries)[: min(budget, entries)]
+        mask = np.isin(np.arange(entries), chosen).reshape(problem.d_out, problem.d_in)
+        yield "SpFT, random", cls(mask)
+
+
+def _scatter(phi: Array, i: np.ndarray, j: np.ndarray, shape: tuple[int, int]) -> Array:
+    """Place ``phi`` (..., k) at entries (i, j) of zeros (..., m, n), in any array library."""
+    xp = la.namespace(phi)
+    position = np.full(shape, len(i))
+    position[i, j] = np.arange(len(i))
+    padded = xp.concat([phi, xp.zeros((*phi.shape[:-1], 1), dtype=phi.dtype)], axis=-1)
+    return xp.reshape(padded[..., xp.asarray(position.ravel())], (*phi.shape[:-1], *shape))

@@ -1,0 +1,62 @@
+"""Fine-tuning in any linear subspace of the layer's weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from linnet import _linalg as la
+from linnet._linalg import Array
+from linnet.errors import ShapeError
+from linnet.methods.base import LinearMethod, finish
+from linnet.problem import LayerProblem, Update
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace(LinearMethod):
+    """vec(delta) = P phi with phi trained: the general linear parametrisation.
+
+    Attributes:
+        matrix: P, (..., d_out * d_in, k), rows in row-major order of the layer; orthonormal columns are
+            not needed, but the norm that is least is that of phi.
+
+    Raises:
+        ShapeError: P is not a matrix, or (at ``solve``) has not d_out * d_in rows.
+        NonFiniteError: P holds a non-finite value.
+
+    Source: liu2025, eq. (49), the linearised g(Phi) = P Phi.
+    """
+
+    matrix: Array
+
+    def __post_init__(self) -> None:
+        matrix = la.as_float(self.matrix, "basis")
+        la.require_shape(matrix, "basis", ("d_out * d_in", "k"))
+        if matrix.shape[-1] == 0:
+            raise ShapeError("the basis has no columns; give at least one direction")
+        la.require_finite(basis=matrix)
+        object.__setattr__(self, "matrix", matrix)
+
+    def basis(self, problem: LayerProblem) -> Array:
+        matrix = la.together(self.matrix, problem.gram)[0]
+        la.require_shape(matrix, "basis", (problem.d_out * problem.d_in, "k"))
+        return matrix
+
+    def solve(self, problem: LayerProblem) -> Update:
+        """Return the least-norm minimiser over phi, by the SVD of the design: (upper x root) P.
+
+        Raises:
+            ShapeError: P has not d_out * d_in rows.
+        """
+        p = self.basis(problem)
+        xp = la.namespace(p)
+        k = p.shape[-1]
+        directions = xp.reshape(la.mT(p), (*p.shape[:-2], k, problem.d_out, problem.d_in))
+        moved = problem.upper[..., None, :, :] @ directions @ problem.root[..., None, :, :]
+        design = la.mT(xp.reshape(moved, (*moved.shape[:-2], moved.shape[-2] * moved.shape[-1])))
+        target = xp.reshape(problem.whitened, (*problem.whitened.shape[:-2], design.shape[-2]))
+        phi = la.matvec(la.pinv(design, rtol=problem.rtol), target)
+        flat = la.matvec(p, phi)
+        return finish(problem, xp.reshape(flat, (*flat.shape[:-1], problem.d_out, problem.d_in)))
+
+    def n_parameters(self, problem: LayerProblem) -> int:
+        return int(self.matrix.shape[-1])

@@ -1,0 +1,114 @@
+"""Exact risks of a network on a task: no sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from linnet import _linalg as la
+from linnet._linalg import Array
+from linnet.errors import ShapeError
+from linnet.methods.base import Method
+from linnet.network import DeepLinearNetwork
+from linnet.problem import LayerProblem
+from linnet.task import Moments, Regression, Shift
+
+
+def excess_risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
+    """Return E|y - f(x)|^2 less the least that any function reaches, in squared units of y.
+
+    For a ``Regression`` with coefficients B that is ``tr[(B - F) signal_cov (B - F)^T]`` plus the
+    squared error at the mean; for ``Moments`` the best linear map on them stands for the best function.
+
+    Returns:
+        A float for one network on one task in NumPy, else an array over the batch axes of both.
+
+    Raises:
+        ShapeError: the network does not map the task's inputs to its outputs.
+
+    Source: yang2024, Sec. F.2.
+    """
+    _check_sizes(net, task)
+    if isinstance(task, Moments):
+        best = task.coef
+        floor = la.inner(task.yy, la.eye(task.yy, task.yy.shape[-1])) - la.inner(best @ task.xx, best)
+        return la.as_result(moment_risk(net, task) - floor)
+    product, coef, cov = la.together(net.product, task.coef, task.signal_cov)
+    gap = coef - product
+    value = la.energy(gap, cov)
+    offset = net.offset
+    if task.mean is not None or task.intercept is not None or offset is not None:
+        error = task.y_mean - la.matvec(net.product, task.x_mean)
+        error = error if offset is None else error - offset
+        value = value + la.namespace(error).sum(error * error, axis=-1)
+    return la.as_result(value)
+
+
+def risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
+    """Return E|y - f(x)|^2, noise included, in squared units of y."""
+    if isinstance(task, Moments):
+        _check_sizes(net, task)
+        return la.as_result(moment_risk(net, task))
+    noise = la.inner(task.noise_cov, la.eye(task.noise_cov, task.noise_cov.shape[-1]))
+    return la.as_result(excess_risk(net, task) + noise)
+
+
+def forgetting(pretrained: DeepLinearNetwork, tuned: DeepLinearNetwork, shift: Shift) -> Any:
+    """Return how much out-of-distribution excess risk fine-tuning added: E_o(tuned) - E_o(pretrained)."""
+    return la.as_result(excess_risk(tuned, shift.test) - excess_risk(pretrained, shift.test))
+
+
+@dataclass(frozen=True)
+class BiasVariance:
+    """Squared bias and variance of one sample's solution, (...), in squared units of y.
+
+    For any eta > 0 the in-distribution excess risk is at most (1 + eta) bias + (1 + 1/eta) variance.
+    """
+
+    bias: Any
+    variance: Any
+
+
+def bias_variance(method: Method, problem: LayerProblem, sample: Moments, task: Regression) -> BiasVariance:
+    """Split the risk of the solution on ``sample`` at the solution on the population ``problem``.
+
+    Bias is the excess risk of the population solution; variance, the mean square distance on ``task``
+    between the two solutions' outputs.
+
+    Source: yang2024, proof of Theorem F.10.
+    """
+    population = problem.net.updated(method.solve(problem))
+    fitted = problem.net.updated(method.solve(LayerProblem(problem.net, problem.layer, sample, problem.rtol)))
+    here = Regression(
+        coef=population.product,
+        signal_cov=task.signal_cov,
+        noise_cov=task.noise_cov,
+        mean=task.mean,
+        intercept=population.offset,
+    )
+    return BiasVariance(excess_risk(population, task), excess_risk(fitted, here))
+
+
+def moment_risk(net: DeepLinearNetwork, moments: Moments) -> Array:
+    """E|y - f(x)|^2 from second moments, (...)."""
+    product, offset = net.product, net.offset
+    xp = la.namespace(product)
+    value = (
+        la.inner(moments.yy, la.eye(moments.yy, moments.yy.shape[-1]))
+        - 2 * la.inner(product, moments.yx)
+        + la.inner(product @ moments.xx, product)
+    )
+    if offset is not None:
+        value = value + xp.sum(offset * offset, axis=-1)
+        if moments.x_mean is not None and moments.y_mean is not None:
+            value = value - 2 * xp.sum(offset * (moments.y_mean - la.matvec(product, moments.x_mean)), axis=-1)
+    return xp.where(value < 0, xp.zeros_like(value), value)
+
+
+def _check_sizes(net: DeepLinearNetwork, task: Regression | Moments) -> None:
+    shape = (task.yx if isinstance(task, Moments) else task.coef).shape[-2:]
+    if tuple(shape) != (net.widths[-1], net.widths[0]):
+        raise ShapeError(
+            f"the network maps {net.widths[0]} to {net.widths[-1]}, the task {shape[1]} to {shape[0]}; "
+            "both need the same p and q"
+        )
