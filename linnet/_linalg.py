@@ -235,15 +235,15 @@ def _register_records(xp: Any) -> None:
         else:
             from torch.utils import _pytree
 
-            _pytree.register_pytree_node(
-                cls,
-                lambda r: (list(_split_record(r)[0]), _split_record(r)[1]),
-                lambda leaves, static, join=join: join(static, leaves),
-            )
+            _pytree.register_pytree_node(cls, _split_record, partial(_join_torch_record, join))
 
 
-def _split_record(record: Record) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _split_record(record: Record) -> tuple[Any, Any]:
     return record._split()
+
+
+def _join_torch_record(join: Callable[[Any, Any], Record], leaves: Any, static: Any) -> Record:
+    return join(static, leaves)
 
 
 def _join_record(cls: type[Record], static: Any, leaves: Any) -> Record:

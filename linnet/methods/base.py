@@ -42,14 +42,14 @@ class Method(ABC):
 class LinearMethod(Method):
     """A method whose update is linear in what it trains: vec(delta) = P phi.
 
-    The closed form is least squares in ``phi``. ``basis`` says what P is, for the slow twin and for
+    The closed form is least squares in ``phi``. ``directions`` says what P is, for the slow twin and for
     whoever needs the subspace; ``solve`` must not form it where the structure allows better.
 
     Source: liu2025, the linearised g(Phi) = P Phi; yang2024, Sec. F.2 for fixed U.
     """
 
     @abstractmethod
-    def basis(self, problem: LayerProblem) -> Array:
+    def directions(self, problem: LayerProblem) -> Array:
         """Return P, (..., d_out * d_in, k), rows in row-major order of ``delta``.
 
         Methods that train a bias return d_out * (d_in + 1) rows: row-major order of ``[delta, bias]``.

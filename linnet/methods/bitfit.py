@@ -28,7 +28,7 @@ class BitFit(LinearMethod):
     def n_parameters(self, problem: LayerProblem) -> int:
         return problem.d_out
 
-    def basis(self, problem: LayerProblem) -> Array:
+    def directions(self, problem: LayerProblem) -> Array:
         n = problem.d_in + 1
         last = np.arange(problem.d_out * n)[:, None] == np.arange(problem.d_out)[None, :] * n + problem.d_in
         return la.host_like(last, problem.gram)

@@ -76,7 +76,7 @@ class FrozenFactorLoRA(LinearMethod):
         factor = self._factor(problem)
         return factor.shape[-1] * (problem.d_in if self.left is not None else problem.d_out)
 
-    def basis(self, problem: LayerProblem) -> Array:
+    def directions(self, problem: LayerProblem) -> Array:
         factor = self._factor(problem)
         if self.left is not None:  # phi = V^T, row-major
             return kron(factor, la.eye(factor, problem.d_in))

@@ -28,7 +28,7 @@ class FullFT(LinearMethod):
     def n_parameters(self, problem: LayerProblem) -> int:
         return problem.d_out * problem.d_in
 
-    def basis(self, problem: LayerProblem) -> Array:
+    def directions(self, problem: LayerProblem) -> Array:
         return la.eye(problem.gram, problem.d_out * problem.d_in)
 
     @classmethod

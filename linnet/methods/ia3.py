@@ -55,7 +55,7 @@ class IA3(LinearMethod):
     def n_parameters(self, problem: LayerProblem) -> int:
         return problem.d_out if self.side == "output" else problem.d_in
 
-    def basis(self, problem: LayerProblem) -> Array:
+    def directions(self, problem: LayerProblem) -> Array:
         w = problem.weight
         if self.side == "output" and problem.net.biases is not None:
             xp = la.namespace(w)

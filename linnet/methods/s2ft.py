@@ -59,8 +59,8 @@ class S2FT(LinearMethod):
     def n_parameters(self, problem: LayerProblem) -> int:
         return self._selected(problem).n_parameters(problem)
 
-    def basis(self, problem: LayerProblem) -> Array:
-        return self._selected(problem).basis(problem)
+    def directions(self, problem: LayerProblem) -> Array:
+        return self._selected(problem).directions(problem)
 
     @classmethod
     def at_budget(cls, problem: LayerProblem, budget: int, rng: np.random.Generator) -> Iterator[tuple[str, Self]]:

@@ -62,7 +62,7 @@ class SparseFT(LinearMethod):
     def n_parameters(self, problem: LayerProblem) -> int:
         return int(self.mask.sum(axis=(-2, -1)).max())
 
-    def basis(self, problem: LayerProblem) -> Array:
+    def directions(self, problem: LayerProblem) -> Array:
         i, j, used = self._entries(problem)
         one_hot = np.arange(problem.d_out * problem.d_in)[:, None] == (i * problem.d_in + j)[None, :]
         return la.host_like(one_hot, problem.gram) * used[..., None, :]

@@ -16,7 +16,7 @@ class Subspace(LinearMethod):
     """vec(delta) = P phi with phi trained: the general linear parametrisation.
 
     Attributes:
-        matrix: P, (..., d_out * d_in, k), rows in row-major order of the layer; orthonormal columns are
+        basis: P, (..., d_out * d_in, k), rows in row-major order of the layer; orthonormal columns are
             not needed, but the norm that is least is that of phi.
 
     Raises:
@@ -26,20 +26,20 @@ class Subspace(LinearMethod):
     Source: liu2025, eq. (49), the linearised g(Phi) = P Phi.
     """
 
-    matrix: Array
+    basis: Array
 
     def __post_init__(self) -> None:
-        matrix = la.as_float(self.matrix, "basis")
-        la.require_shape(matrix, "basis", ("d_out * d_in", "k"))
-        if matrix.shape[-1] == 0:
+        basis = la.as_float(self.basis, "basis")
+        la.require_shape(basis, "basis", ("d_out * d_in", "k"))
+        if basis.shape[-1] == 0:
             raise ShapeError("the basis has no columns; give at least one direction")
-        la.require_finite(basis=matrix)
-        object.__setattr__(self, "matrix", matrix)
+        la.require_finite(basis=basis)
+        object.__setattr__(self, "basis", basis)
 
-    def basis(self, problem: LayerProblem) -> Array:
-        matrix = la.together(self.matrix, problem.gram)[0]
-        la.require_shape(matrix, "basis", (problem.d_out * problem.d_in, "k"))
-        return matrix
+    def directions(self, problem: LayerProblem) -> Array:
+        basis = la.together(self.basis, problem.gram)[0]
+        la.require_shape(basis, "basis", (problem.d_out * problem.d_in, "k"))
+        return basis
 
     def solve(self, problem: LayerProblem) -> Update:
         """Return the least-norm minimiser over phi, by the SVD of the design: (upper x root) P.
@@ -47,7 +47,7 @@ class Subspace(LinearMethod):
         Raises:
             ShapeError: P has not d_out * d_in rows.
         """
-        p = self.basis(problem)
+        p = self.directions(problem)
         xp = la.namespace(p)
         k = p.shape[-1]
         directions = xp.reshape(la.mT(p), (*p.shape[:-2], k, problem.d_out, problem.d_in))
@@ -59,4 +59,4 @@ class Subspace(LinearMethod):
         return finish(problem, xp.reshape(flat, (*flat.shape[:-1], problem.d_out, problem.d_in)))
 
     def n_parameters(self, problem: LayerProblem) -> int:
-        return int(self.matrix.shape[-1])
+        return int(self.basis.shape[-1])
