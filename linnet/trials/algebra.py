@@ -1,0 +1,278 @@
+"""What a claim is written in: matrices and a few functions of them, in batched float64 or exactly.
+
+A claim reads ``sq(P_C @ D @ root)``; whether ``D`` is a batch of arrays or one matrix of rationals is
+decided by whoever evaluates it. Matrices know ``@ + - *``, ``.T``, ``.pinv()``, ``.root()`` and
+``.inv()``; scalars are NumPy arrays over the batch, or exact numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import numpy as np
+
+from linnet import _linalg as la
+from linnet.errors import ClaimError
+
+Scalar = Any
+"""A number of either arithmetic."""
+
+
+class UndefinedError(ClaimError):
+    """An expression has no value at this instance, such as SVD_r at a tie: the instance does not count."""
+
+
+class Matrix(ABC):
+    """A matrix in one of the two arithmetics."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+
+    @property
+    @abstractmethod
+    def T(self) -> Self:  # noqa: D102
+        ...
+
+    @abstractmethod
+    def __matmul__(self, other: Any) -> Self: ...
+
+    @abstractmethod
+    def __add__(self, other: Any) -> Self: ...
+
+    @abstractmethod
+    def __mul__(self, other: Scalar) -> Self: ...
+
+    def __rmul__(self, other: Scalar) -> Self:
+        return self * other
+
+    def __sub__(self, other: Any) -> Self:
+        return self + (-other)
+
+    def __neg__(self) -> Self:
+        return self * (-1)
+
+    @abstractmethod
+    def pinv(self) -> Self:
+        """Moore-Penrose inverse."""
+
+    def inv(self) -> Self:
+        """Inverse of a square matrix that the hypotheses make invertible."""
+        return self.pinv()
+
+    @abstractmethod
+    def root(self) -> Self:
+        """Symmetric square root of a symmetric positive semi-definite matrix."""
+
+    @abstractmethod
+    def eye(self) -> Self:
+        """Identity with as many rows as this matrix."""
+
+    @abstractmethod
+    def kron(self, other: Any) -> Self:
+        """Kronecker product."""
+
+    @abstractmethod
+    def reshape(self, rows: int, columns: int) -> Self:
+        """The same entries in row-major order."""
+
+    @abstractmethod
+    def sq(self) -> Scalar:
+        """Squared Frobenius norm."""
+
+    @abstractmethod
+    def trace(self) -> Scalar:
+        """Trace."""
+
+    @abstractmethod
+    def rank(self) -> Scalar:
+        """Rank."""
+
+    @abstractmethod
+    def squared_singular_values(self) -> list[Scalar]:
+        """Squared singular values in descending order, min(rows, columns) of them, zeros exact."""
+
+    @abstractmethod
+    def truncated(self, r: int) -> Self:
+        """Best rank-``r`` approximation; undefined where the r-th and next singular values tie."""
+
+
+def sq(x: Matrix) -> Scalar:
+    """Squared Frobenius norm |x|_F^2."""
+    return x.sq()
+
+
+def trace(x: Matrix) -> Scalar:
+    """Trace of a square matrix."""
+    return x.trace()
+
+
+def inner(x: Matrix, y: Matrix) -> Scalar:
+    """Frobenius inner product <x, y>."""
+    return (x @ y.T).trace()
+
+
+def scalar(x: Matrix) -> Scalar:
+    """The entry of a 1 x 1 matrix, such as u^T H v."""
+    if x.shape != (1, 1):
+        raise ClaimError(f"scalar() of a {x.shape[0]} x {x.shape[1]} matrix; a 1 x 1 one is needed")
+    return x.trace()
+
+
+def rank(x: Matrix) -> Scalar:
+    """Rank, by the house's policy in float64 and exactly otherwise."""
+    return x.rank()
+
+
+def svd_r(x: Matrix, r: int) -> Any:
+    """SVD_r(x), the best rank-``r`` approximation."""
+    return x.truncated(r)
+
+
+def tail_sq(x: Matrix, r: int) -> Scalar:
+    """|x - SVD_r(x)|_F^2, the sum of the squared singular values after the r-th; defined at ties too."""
+    total: Scalar = 0
+    for value in x.squared_singular_values()[r:]:
+        total = value + total
+    return total
+
+
+def op_norm_sq(x: Matrix) -> Scalar:
+    """Squared spectral norm |x|_op^2."""
+    return x.squared_singular_values()[0]
+
+
+def cond_sq(x: Matrix) -> Scalar:
+    """kappa_*(x)^2: largest over smallest positive squared singular value; 0 for a zero matrix."""
+    values = x.squared_singular_values()
+    least = values[0]
+    for v in values[1:]:
+        least = where_positive(v, v, least)
+    return ratio(values[0], least)
+
+
+def singular_values(x: Matrix) -> list[Scalar]:
+    """Singular values in descending order, min(rows, columns) of them."""
+    return [sqrt(v) for v in x.squared_singular_values()]
+
+
+def where_positive(condition: Scalar, yes: Scalar, no: Scalar) -> Scalar:
+    """``yes`` where ``condition`` > 0, else ``no``."""
+    if hasattr(condition, "where_positive"):
+        return condition.where_positive(yes, no)
+    return np.where(np.asarray(condition) > 0, yes, no)
+
+
+def positive_part(x: Scalar) -> Scalar:
+    """max(0, x)."""
+    return where_positive(x, x, x * 0)
+
+
+def ratio(a: Scalar, b: Scalar) -> Scalar:
+    """a / b, with 0 / 0 = 0."""
+    if hasattr(a, "ratio") or hasattr(b, "ratio"):
+        return (a if hasattr(a, "ratio") else b * 0 + a).ratio(b)
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((a == 0) & (b == 0), 0.0, a / b)
+
+
+def sqrt(x: Scalar) -> Scalar:
+    """Square root of a number that is not negative."""
+    return x.sqrt() if hasattr(x, "sqrt") and not isinstance(x, np.ndarray) else np.sqrt(np.maximum(x, 0.0))
+
+
+CLEAR = 1e-5
+"""Relative size from which a singular value is clearly not zero in float64.
+
+Between this and the cut of the rank policy a rank is anybody's guess, and so is whatever depends on it:
+such instances have no value in float64 and are left to exact arithmetic. Without this line a search that
+raises a margin would end at the cut itself, where it finds rounding instead of violations.
+"""
+
+
+class FloatMatrix(Matrix):
+    """A batch of float64 matrices (..., m, n); what has no value becomes NaN and does not count."""
+
+    __array_ufunc__ = None  # a NumPy scalar on the left must ask this class
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    @property
+    def shape(self) -> tuple[int, int]:  # noqa: D102
+        return self.values.shape[-2], self.values.shape[-1]
+
+    @property
+    def T(self) -> FloatMatrix:  # type: ignore[override]  # noqa: D102
+        return FloatMatrix(la.mT(self.values))
+
+    def __matmul__(self, other: FloatMatrix) -> FloatMatrix:
+        return FloatMatrix(self.values @ other.values)
+
+    def __add__(self, other: FloatMatrix) -> FloatMatrix:
+        return FloatMatrix(self.values + other.values)
+
+    def __sub__(self, other: FloatMatrix) -> FloatMatrix:
+        return FloatMatrix(self.values - other.values)
+
+    def __mul__(self, other: Scalar) -> FloatMatrix:
+        return FloatMatrix(self.values * np.asarray(other, dtype=float)[..., None, None])
+
+    def pinv(self) -> FloatMatrix:  # noqa: D102
+        parts = la.decompose(_finite(self.values))
+        return FloatMatrix(np.where(clear(parts.s)[..., None, None], parts.pinv, np.nan))
+
+    def root(self) -> FloatMatrix:  # noqa: D102
+        safe = _finite(self.values)
+        parts = la.spectrum((safe + la.mT(safe)) / 2)
+        return FloatMatrix(np.where(clear(np.sqrt(parts.values))[..., None, None], parts.power(0.5), np.nan))
+
+    def eye(self) -> FloatMatrix:  # noqa: D102
+        return FloatMatrix(np.eye(self.shape[0]))
+
+    def kron(self, other: FloatMatrix) -> FloatMatrix:  # noqa: D102
+        a, b = self.values, other.values
+        out = a[..., :, None, :, None] * b[..., None, :, None, :]
+        return FloatMatrix(out.reshape(*out.shape[:-4], a.shape[-2] * b.shape[-2], a.shape[-1] * b.shape[-1]))
+
+    def reshape(self, rows: int, columns: int) -> FloatMatrix:  # noqa: D102
+        return FloatMatrix(self.values.reshape(*self.values.shape[:-2], rows, columns))
+
+    def sq(self) -> np.ndarray:  # noqa: D102
+        return np.asarray(la.sq(self.values))
+
+    def trace(self) -> np.ndarray:  # noqa: D102
+        return np.trace(self.values, axis1=-2, axis2=-1)
+
+    def rank(self) -> np.ndarray:  # noqa: D102
+        parts = la.decompose(_finite(self.values))
+        return np.where(clear(parts.s), parts.rank, np.nan)
+
+    def squared_singular_values(self) -> list[np.ndarray]:  # noqa: D102
+        s = la.decompose(_finite(self.values)).s
+        s = np.where(clear(s)[..., None], s, np.nan)
+        return list(np.moveaxis(s * s, -1, 0))
+
+    def truncated(self, r: int) -> FloatMatrix:  # noqa: D102
+        u, s, vt = la.svd(_finite(self.values))
+        out = (u[..., :, :r] * s[..., None, :r]) @ vt[..., :r, :]
+        tie = la.has_tie(s, r, CLEAR**2 * s[..., 0])
+        if 0 < r < s.shape[-1]:  # a gap that is neither clear nor a tie decides nothing either
+            tie |= (s[..., r - 1] - s[..., r] < CLEAR * s[..., 0]) & (s[..., r - 1] > CLEAR**2 * s[..., 0])
+        return FloatMatrix(np.where(tie[..., None, None], np.nan, out))
+
+
+def clear(s: np.ndarray) -> np.ndarray:
+    """Whether a rank is beyond doubt: each singular value (..., k) is an exact zero or clearly positive."""
+    if s.shape[-1] == 0:
+        return np.ones(s.shape[:-1], dtype=bool)
+    return ((s == 0) | (s >= CLEAR * s.max(axis=-1, keepdims=True))).all(axis=-1)
+
+
+def _finite(a: np.ndarray) -> np.ndarray:
+    """Zero the elements that have no value, which LAPACK would refuse; they stay NaN elsewhere."""
+    good = np.isfinite(a).all(axis=(-2, -1), keepdims=True)
+    return a if good.all() else np.where(good, a, 0.0)

@@ -1,0 +1,212 @@
+"""What a claim is: a setting, hypotheses, two sides and the relation between them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from linnet.errors import ClaimError
+
+if TYPE_CHECKING:
+    from linnet.trials.settings.base import Setting
+
+Relation = Literal["==", "<=", ">=", "<", ">"]
+RELATIONS: tuple[Relation, ...] = ("==", "<=", ">=", "<", ">")
+
+ENTRY_POINTS = "linnet.claims"
+"""Entry-point group through which packages bring their claims: each names a package of claim files."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``observed relation stated``; matrices may be compared by ``==``."""
+
+    observed: Any
+    relation: Relation
+    stated: Any
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A condition on an instance of a setting.
+
+    Attributes:
+        text: what it says, as printed in the ledger.
+        holds: maps the view of an instance to comparisons (observed, relation, stated) that must hold;
+            None for conditions on the shape alone.
+        impose: name by which the setting knows how to build instances that meet it, if it does.
+        shape: condition on the shape, so that no other is drawn.
+    """
+
+    text: str
+    holds: Callable[[Any], Iterable[tuple[Any, Relation, Any]]] | None = None
+    impose: str | None = None
+    shape: Callable[[Any], bool] | None = None
+
+    def comparisons(self, view: Any) -> list[Comparison]:
+        """Return what must hold at the instance."""
+        return [] if self.holds is None else [Comparison(*c) for c in self.holds(view)]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement that can be put on trial. Made by the decorator ``claim``.
+
+    Attributes:
+        id: its name in the ledger.
+        setting: what it speaks about.
+        relation: between the two sides.
+        source: where it is stated.
+        hypotheses: what is assumed.
+        rescue: extra hypotheses under which it is tried again if it fails as printed.
+        replaced_by: id of the true claim to read in its place if it fails.
+        function: maps the view of an instance to (observed, stated), or to a list of such pairs, or of
+            triples (observed, relation, stated) where relations differ.
+    """
+
+    id: str
+    setting: Setting
+    relation: Relation
+    source: str
+    function: Callable[[Any], Any] = field(repr=False)
+    hypotheses: tuple[Hypothesis, ...] = ()
+    rescue: tuple[Hypothesis, ...] = ()
+    replaced_by: str | None = None
+
+    @property
+    def statement(self) -> str:
+        """The docstring of the claim."""
+        return (self.function.__doc__ or "").strip()
+
+    def comparisons(self, view: Any) -> list[Comparison]:
+        """Evaluate both sides at an instance.
+
+        Raises:
+            ClaimError: the function returned something else than pairs or triples.
+        """
+        out = self.function(view)
+        rows = out if isinstance(out, list) else [out]
+        try:
+            return [
+                Comparison(row[0], row[1], row[2]) if len(row) == 3 else Comparison(row[0], self.relation, row[1])
+                for row in rows
+            ]
+        except (TypeError, IndexError):
+            raise ClaimError(
+                f"{self.id} returned {type(out).__name__}; return (observed, stated), or a list of such pairs"
+            ) from None
+
+
+def claim(
+    id: str,
+    *,
+    setting: Setting,
+    relation: Relation,
+    source: str,
+    hypotheses: Sequence[Hypothesis] = (),
+    rescue: Sequence[Hypothesis] = (),
+    replaced_by: str | None = None,
+) -> Callable[[Callable[[Any], Any]], Claim]:
+    """Declare the decorated function as a claim; its docstring is the statement.
+
+    Raises:
+        ClaimError: an unknown relation, or no docstring.
+    """
+    if relation not in RELATIONS:
+        raise ClaimError(f"{id}: relation {relation!r}; give one of {', '.join(RELATIONS)}")
+
+    def declare(function: Callable[[Any], Any]) -> Claim:
+        if not function.__doc__:
+            raise ClaimError(f"{id} has no docstring; state the claim there")
+        return Claim(id, setting, relation, source, function, tuple(hypotheses), tuple(rescue), replaced_by)
+
+    return declare
+
+
+def installed_claims() -> dict[str, Claim]:
+    """Return the claims of every package that announces some, by id.
+
+    Raises:
+        ClaimError: two claims share an id.
+    """
+    found: dict[str, Claim] = {}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        for module in _modules(entry.load()):
+            _collect(module, found)
+    return dict(sorted(found.items()))
+
+
+def claims_in_file(path: Path) -> dict[str, Claim]:
+    """Return the claims that a Python file declares, by id.
+
+    Raises:
+        ClaimError: no such file, it does not run, or it declares none.
+    """
+    if not path.is_file():
+        raise ClaimError(f"no claim file {path}; give the path of a Python file that declares a claim")
+    spec = importlib.util.spec_from_file_location(f"claims_in_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ClaimError(f"{path} is not a Python file; a claim file ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as err:
+        raise ClaimError(f"{path} does not run: {type(err).__name__}: {err}") from err
+    found: dict[str, Claim] = {}
+    _collect(module, found)
+    if not found:
+        raise ClaimError(f"{path} declares no claim; decorate a function with @claim(...)")
+    return found
+
+
+def select(names: Sequence[str]) -> dict[str, Claim]:
+    """Return the claims that names or paths stand for; all installed ones if there are no names.
+
+    A name is an id, a prefix of ids that ends at a slash (``yang2024``), or the path of a claim file.
+
+    Raises:
+        ClaimError: a name stands for nothing.
+    """
+    if not names:
+        return installed_claims()
+    chosen: dict[str, Claim] = {}
+    installed: dict[str, Claim] | None = None
+    for name in names:
+        if name.endswith(".py"):
+            chosen |= claims_in_file(Path(name))
+            continue
+        installed = installed_claims() if installed is None else installed
+        here = {i: c for i, c in installed.items() if i == name or i.startswith(name.rstrip("/") + "/")}
+        if not here:
+            import difflib
+
+            close = difflib.get_close_matches(name, installed, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "linnet verify without names runs all"
+            raise ClaimError(f"no claim {name!r}; {hint}")
+        chosen |= here
+    return chosen
+
+
+def _modules(package: Any) -> list[ModuleType]:
+    """Import a package and everything in it, in order of name."""
+    if not isinstance(package, ModuleType):
+        raise ClaimError(f"an entry point of {ENTRY_POINTS} names {package!r}; it must name a package")
+    modules = [package]
+    for info in pkgutil.walk_packages(getattr(package, "__path__", []), package.__name__ + "."):
+        modules.append(importlib.import_module(info.name))
+    return modules
+
+
+def _collect(module: ModuleType, found: dict[str, Claim]) -> None:
+    for value in vars(module).values():
+        if isinstance(value, Claim):
+            if value.id in found and found[value.id] is not value:
+                raise ClaimError(f"two claims are called {value.id}; rename one")
+            found[value.id] = value

@@ -1,0 +1,10 @@
+"""What claims speak about, one setting a file."""
+
+from linnet.trials.settings.base import Setting
+from linnet.trials.settings.layer import Layer
+from linnet.trials.settings.quadratic import Quadratic
+
+SETTINGS: dict[str, Setting] = {s.name: s for s in (Layer, Quadratic)}
+"""By the name that certificates use."""
+
+__all__ = ["SETTINGS", "Layer", "Quadratic", "Setting"]

@@ -1,0 +1,129 @@
+"""What a claim can speak about: how instances are drawn, viewed, and written down."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from linnet.trials.algebra import FloatMatrix, Matrix
+
+Raw = dict[str, np.ndarray]
+"""Free parameters of a batch of instances of one shape: name to array (count, ...)."""
+
+Factory = Callable[[Any], Matrix]
+"""Turns the free parameters of one name into a matrix of either arithmetic."""
+
+Instance = dict[str, Any]
+"""One instance in its natural terms: matrices by name, whole numbers, lists of whole numbers."""
+
+
+class Setting(ABC):
+    """What a claim speaks about.
+
+    An instance is born from free parameters (``draw``), which search and shrinking may change at will:
+    every value of them is a valid instance. ``compose`` turns them into natural terms, by the same
+    expressions in float64 and in exact arithmetic, and ``view`` offers those terms to a claim.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    """Ways to draw: random, structured, degenerate."""
+
+    @abstractmethod
+    def random_shape(self, rng: np.random.Generator) -> Any:
+        """Return a random shape: a frozen dataclass of everything that is not a matrix entry."""
+
+    @abstractmethod
+    def small_shapes(self) -> Iterator[Any]:
+        """Yield shapes, the fewest dimensions first."""
+
+    @abstractmethod
+    def size(self, shape: Any) -> tuple[int, ...]:
+        """Return what "fewest dimensions" means: shapes are ordered by it."""
+
+    @abstractmethod
+    def parameters(self, shape: Any) -> dict[str, tuple[int, int]]:
+        """Return the free matrices of a shape: name to (rows, columns)."""
+
+    @abstractmethod
+    def draw(self, shape: Any, kind: str, count: int, rng: np.random.Generator) -> Raw:
+        """Draw ``count`` instances of a shape in one of the ``kinds``."""
+
+    @abstractmethod
+    def compose(self, shape: Any, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:
+        """Turn free parameters into natural terms, meeting the hypotheses named in ``imposed``."""
+
+    @abstractmethod
+    def view(self, instance: Instance) -> Any:
+        """Offer an instance to a claim, in the arithmetic of its matrices."""
+
+    @abstractmethod
+    def defects(self, instance: Instance) -> list[str]:
+        """Say, exactly, what keeps an instance from being one of this setting (nothing, it should be)."""
+
+    def float_view(self, shape: Any, raw: Raw, imposed: Collection[str]) -> Any:
+        """View a batch in float64."""
+        return self.view(self.compose(shape, {k: FloatMatrix(v) for k, v in raw.items()}, imposed))
+
+    def exact_instance(self, shape: Any, raw: Raw, index: int, imposed: Collection[str]) -> Instance:
+        """Return one element of a batch in exact arithmetic; its floats are taken at their exact value."""
+        from linnet.trials.exact import ExactMatrix
+
+        rows = {k: [[Fraction(float(x)) for x in row] for row in v[index]] for k, v in raw.items()}
+        return self.compose(shape, {k: ExactMatrix.of(v) for k, v in rows.items()}, imposed)
+
+
+def draw_matrices(sizes: dict[str, tuple[int, int]], kind: str, count: int, rng: np.random.Generator) -> Raw:
+    """Draw matrices of one kind, names apart.
+
+    ``gaussian``; ``scaled``: columns and rows over six decades; ``integer``: -2 to 2; ``signs``: -1, 0, 1,
+    mostly 0; ``rank``: Gaussian of a random lower rank; ``spectrum``: half-integer singular values with
+    ties; ``orthogonal``: identities, permuted and signed; ``mixed``: each matrix of its own kind.
+    """
+    plain = ("gaussian", "integer", "signs", "rank", "spectrum", "orthogonal")
+    return {
+        k: _draw(str(rng.choice(plain)) if kind == "mixed" else kind, count, m, n, rng) for k, (m, n) in sizes.items()
+    }
+
+
+KINDS = ("gaussian", "integer", "signs", "mixed", "orthogonal", "spectrum", "rank", "scaled")
+
+
+def _draw(kind: str, count: int, m: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    from linnet.network import haar
+
+    shape = (count, m, n)
+    if kind == "integer":
+        return rng.integers(-2, 3, size=shape).astype(float)
+    if kind == "signs":
+        return rng.choice([-1.0, 0.0, 0.0, 1.0], size=shape)
+    if kind == "rank":
+        k = int(rng.integers(0, min(m, n) + 1))
+        return rng.normal(size=(count, m, k)) @ rng.normal(size=(count, k, n))
+    if kind == "spectrum":
+        k = min(m, n)
+        s = rng.integers(0, 5, size=(count, 1, k)) / 2
+        return (haar(m, rng, (count,))[..., :k] * s) @ haar(n, rng, (count,))[..., :k].swapaxes(-1, -2)
+    if kind == "orthogonal":
+        out = np.zeros(shape)
+        k = min(m, n)
+        for b in range(count):
+            out[b, rng.permutation(m)[:k], rng.permutation(n)[:k]] = rng.choice([-1.0, 1.0, 1.0, 1.0], size=k)
+        return out
+    g = rng.normal(size=shape)
+    if kind == "scaled":
+        g *= 10.0 ** rng.uniform(-1.5, 1.5, size=(count, m, 1)) * 10.0 ** rng.uniform(-1.5, 1.5, size=(count, 1, n))
+    return g
+
+
+def constant(like: Matrix, rows: list[list[float]]) -> Matrix:
+    """Return a fixed matrix in the arithmetic of ``like``."""
+    if isinstance(like, FloatMatrix):
+        return FloatMatrix(np.asarray(rows, dtype=float))
+    from linnet.trials.exact import ExactMatrix
+
+    return ExactMatrix.of(rows)

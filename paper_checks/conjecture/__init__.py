@@ -1,0 +1,1 @@
+"""Conjectures of our own, on trial like the rest."""

@@ -1,0 +1,1 @@
+"""liu2025: "Look Within or Look Beyond?", Liu et al. 2025."""

@@ -1,0 +1,30 @@
+"""yang2024, Lemma F.9: LoRA's minimum-norm solution in closed form."""
+
+from linnet.trials import Layer, claim, rank, sq, svd_r
+
+
+@claim("yang2024/lemma-f9", setting=Layer, relation="==", source="yang2024, Lemma F.9")
+def lora_in_closed_form(layer):
+    """Among the minimisers of the empirical in-distribution risk over U (d_l, r) and V (d_{l-1}, r), the
+    one of least |U|_F^2 + |V|_F^2 has U V^T = upper^+ SVD_r(upper upper^+ D Sigma lower^T root^+) root^+,
+    all of the sample; its excess risks in and out of distribution follow.
+
+    That U V^T minimises the risk is tried against the optimum of the rank-constrained problem, from
+    eigenvalues alone. That no other minimiser has a smaller norm follows from where it lies: with P, Q
+    the projectors on the row space of upper and the range of root, every minimiser has P (U V^T) Q equal
+    to this one, and projecting never raises the nuclear norm, half of the least |U|^2 + |V|^2. Where the
+    r-th and next singular values tie, SVD_r is not defined, and the lemma says nothing.
+    """
+    fit = layer.sample
+    upper, lower, root = layer.upper, layer.lower, fit.root
+    truncated = svd_r(upper @ upper.pinv() @ fit.cross @ root.pinv(), layer.r)
+    printed = upper.pinv() @ truncated @ root.pinv()
+    end_to_end = layer.W + upper @ upper.pinv() @ truncated @ root.pinv() @ lower
+    return [
+        (fit.loss_drop(printed), fit.greatest_loss_drop(layer.r)),
+        (rank(printed), "<=", layer.r),
+        (upper.pinv() @ upper @ printed @ root @ root.pinv(), printed),
+        (fit.lora.delta, printed),
+        (fit.lora.train_risk, sq((layer.B_i - end_to_end) @ layer.root_i)),
+        (fit.lora.test_risk, sq((layer.B_o - end_to_end) @ layer.root_o)),
+    ]
