@@ -1,6 +1,6 @@
 """yang2024, Lemma F.12: S2FT's minimum-norm solution in closed form."""
 
-from linnet.trials import Layer, claim, sq
+from linnet.trials import Comparison, Layer, claim, sq
 
 
 @claim("yang2024/lemma-f12", setting=Layer, relation="==", source="yang2024, Lemma F.12")
@@ -14,8 +14,8 @@ def s2ft_in_closed_form(layer):
     trained = chosen.pinv() @ fit.cross @ fit.gram.pinv()
     end_to_end = layer.W + chosen @ trained @ layer.lower
     return [
-        (fit.least_squares(layer.U_C), layer.U_C @ trained),
-        (fit.s2ft.delta, layer.U_C @ trained),
+        Comparison(fit.least_squares(layer.U_C), "==", layer.U_C @ trained, scale=fit.step),
+        Comparison(fit.s2ft.delta, "==", layer.U_C @ trained, scale=fit.step),
         (fit.s2ft.train_risk, sq((layer.B_i - end_to_end) @ layer.root_i)),
         (fit.s2ft.test_risk, sq((layer.B_o - end_to_end) @ layer.root_o)),
     ]

@@ -1,6 +1,6 @@
 """yang2024, Lemma F.9: LoRA's minimum-norm solution in closed form."""
 
-from linnet.trials import Layer, claim, rank, sq, svd_r
+from linnet.trials import Comparison, Layer, claim, sq, svd_r
 
 
 @claim("yang2024/lemma-f9", setting=Layer, relation="==", source="yang2024, Lemma F.9")
@@ -22,9 +22,8 @@ def lora_in_closed_form(layer):
     end_to_end = layer.W + upper @ upper.pinv() @ truncated @ root.pinv() @ lower
     return [
         (fit.loss_drop(printed), fit.greatest_loss_drop(layer.r)),
-        (rank(printed), "<=", layer.r),
-        (upper.pinv() @ upper @ printed @ root @ root.pinv(), printed),
-        (fit.lora.delta, printed),
+        Comparison(upper.pinv() @ upper @ printed @ root @ root.pinv(), "==", printed, scale=fit.step),
+        Comparison(fit.lora.delta, "==", printed, scale=fit.step),
         (fit.lora.train_risk, sq((layer.B_i - end_to_end) @ layer.root_i)),
         (fit.lora.test_risk, sq((layer.B_o - end_to_end) @ layer.root_o)),
     ]

@@ -1,0 +1,16 @@
+"""linnet/compression: in place of liu2025, eq. (58). Proof: docs/proofs/quadratic.md."""
+
+from linnet.trials import Quadratic, claim, scalar
+
+
+@claim(
+    "linnet/compression",
+    setting=Quadratic,
+    relation="<=",
+    source="docs/proofs/quadratic.md",
+    hypotheses=[Quadratic.positive_definite],
+)
+def subspace_is_less_sensitive(quadratic):
+    """e^T H_Phi^+ e <= e^T H^-1 e for every e, with equality iff H^-1 e lies in the subspace."""
+    e = quadratic.eps
+    return scalar(e.T @ quadratic.H_sub_inv @ e), scalar(e.T @ quadratic.H_inv @ e)

@@ -1,0 +1,20 @@
+"""linnet/cross-term: in place of liu2025, eq. (56). Proof: docs/proofs/quadratic.md."""
+
+from linnet.trials import Quadratic, claim, scalar
+
+
+@claim(
+    "linnet/cross-term",
+    setting=Quadratic,
+    relation="<=",
+    source="docs/proofs/quadratic.md",
+    hypotheses=[Quadratic.positive_definite],
+)
+def cross_term_is_bounded(quadratic):
+    """(eps_par^T H^-1 eps_perp)^2 <= [eps_par^T (H^-1 - H_Phi^+) eps_par] [eps_perp^T H^-1 eps_perp]; it is 0
+    for all eps iff H maps the subspace into itself.
+    """
+    along, across = quadratic.eps_par, quadratic.eps_perp
+    cross = scalar(along.T @ quadratic.H_inv @ across)
+    excess = scalar(along.T @ (quadratic.H_inv - quadratic.H_sub_inv) @ along)
+    return cross**2, excess * scalar(across.T @ quadratic.H_inv @ across)
