@@ -1,6 +1,6 @@
 """linnet/lora-label-shift: in place of yang2024, Theorem F.8, second half. Proof: docs/proofs/lora-label-shift.md."""
 
-from linnet.trials import Layer, claim, sq, sqrt, tail_sq
+from linnet.trials import Layer, claim, positive_part, sq, sqrt, tail_sq
 
 
 @claim(
@@ -11,10 +11,10 @@ from linnet.trials import Layer, claim, sq, sqrt, tail_sq
     hypotheses=[Layer.no_covariate_shift, Layer.realisable],
 )
 def lora_pays_the_label_shift_but_for_what_it_missed(layer):
-    """Between |(B_o - B_i) Sigma^(1/2)|_F minus and plus (sum_{j>r} sigma_j(M)^2)^(1/2) lies E_o(LoRA)^(1/2);
-    so E_o(LoRA) = |(B_o - B_i) Sigma^(1/2)|_F^2 as soon as r >= rank M.
+    """With a = |(B_o - B_i) Sigma^(1/2)|_F and b = (sum_{j>r} sigma_j(M)^2)^(1/2):
+    max(0, a - b)^2 <= E_o(LoRA) <= (a + b)^2; so E_o(LoRA) = a^2 as soon as r >= rank M.
     """
     shift = sqrt(sq((layer.B_o - layer.B_i) @ layer.root_i))
     missed = sqrt(tail_sq(layer.population.M, layer.r))
-    lora = sqrt(layer.lora.test_risk)
-    return [(lora, shift - missed), (lora, "<=", shift + missed)]
+    lora = layer.lora.test_risk
+    return [(lora, positive_part(shift - missed) ** 2), (lora, "<=", (shift + missed) ** 2)]
