@@ -22,7 +22,7 @@ _HOME = {
     "channel_scores": "linnet.channels",
     "select_channels": "linnet.channels",
     "excess_risk": "linnet.risk",
-    "risk": "linnet.risk",
+    "expected_risk": "linnet.risk",
     "forgetting": "linnet.risk",
     "bias_variance": "linnet.risk",
     "nearest_psd": "linnet._linalg",

@@ -6,17 +6,17 @@ a batch, under ``jit`` and ``vmap``, and at exact rank loss.
 
 **Rank policy.** A singular value (or an eigenvalue of a second moment) counts as zero if it is at most
 
-    max( RANK_FACTOR * max(m, n) * eps * largest,   eps * scale ),
+    max( RANK_FACTOR * max(m, n) * eps * largest,   CANCEL_FACTOR * sqrt(max(m, n)) * eps * scale ),
 
-where ``scale`` is the product of the norms of the factors that the matrix was multiplied together
-from: a product whose factors cancel is zero although its own largest singular value says otherwise.
+where ``scale`` is the product of the sizes (Schatten 4-norms) of the factors that the matrix was multiplied
+together from: a product whose factors cancel is zero although its own largest singular value says otherwise.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -28,8 +28,20 @@ from linnet.errors import MaskedWarning, NonFiniteError, NotPSDError, PrecisionE
 Array = Any
 """An array of NumPy, JAX or torch."""
 
+HOST = np.ndarray | np.generic
+"""What NumPy's own functions return; without axes that is a scalar, not an array."""
+
 RANK_FACTOR = 10.0
 """Multiple of ``max(m, n) * eps`` below which a relative singular value is rounding error."""
+
+CANCEL_FACTOR = 20.0
+"""Multiple of ``sqrt(max(m, n)) * eps * scale`` below which what is left of a product is rounding error."""
+
+PIECE = 1 << 22
+"""Entries of the designs that are decomposed at a time."""
+
+TRUST = 1e-6
+"""Reciprocal condition number down to which normal equations, once refined, are as good as an SVD."""
 
 TIE_FACTOR = 4096.0
 """Multiple of eps below which the relative gap of two singular values is a tie (9e-13 in float64)."""
@@ -100,14 +112,14 @@ def as_float(a: Any, name: str) -> Array:
 def together(*arrays: Array | None) -> tuple[Any, ...]:
     """Return the arrays in one library and one precision (the widest), NumPy ones following a guest."""
     present = [a for a in arrays if a is not None]
-    guests = [a for a in present if not isinstance(a, np.ndarray)]
+    guests = [a for a in present if not isinstance(a, HOST)]
     xp = namespace(*(guests or present))
     kinds = {} if not guests else {"device": array_api_compat.device(guests[0])}
     if not guests and len({a.dtype for a in present}) == 1:
         return arrays
     if guests and array_api_compat.is_jax_namespace(xp):
         kinds = {}  # tracers have no device of their own
-    out = [None if a is None else (xp.asarray(a, **kinds) if isinstance(a, np.ndarray) else a) for a in arrays]
+    out = [None if a is None else (xp.asarray(a, **kinds) if isinstance(a, HOST) else a) for a in arrays]
     dtype = xp.result_type(*(a for a in out if a is not None))
     return tuple(None if a is None else (a if a.dtype == dtype else xp.astype(a, dtype)) for a in out)
 
@@ -235,15 +247,23 @@ def _register_records(xp: Any) -> None:
         else:
             from torch.utils import _pytree
 
-            _pytree.register_pytree_node(cls, _split_record, partial(_join_torch_record, join))
+            _pytree.register_pytree_node(cls, _split_torch_record, partial(_join_torch_record, join))
 
 
 def _split_record(record: Record) -> tuple[Any, Any]:
     return record._split()
 
 
-def _join_torch_record(join: Callable[[Any, Any], Record], leaves: Any, static: Any) -> Record:
-    return join(static, leaves)
+def _split_torch_record(record: Record) -> tuple[Any, Any]:
+    """To torch None is a leaf, which its vmap refuses: absent fields move to the structure."""
+    leaves, static = record._split()
+    return tuple(x for x in leaves if x is not None), (static, tuple(x is not None for x in leaves))
+
+
+def _join_torch_record(join: Callable[[Any, Any], Record], leaves: Any, structure: Any) -> Record:
+    static, present = structure
+    given = iter(leaves)
+    return join(static, tuple(next(given) if p else None for p in present))
 
 
 def _join_record(cls: type[Record], static: Any, leaves: Any) -> Record:
@@ -298,17 +318,43 @@ def require_shape(a: Array, name: str, expected: tuple[int | str, ...]) -> None:
         raise ShapeError(f"{name} has shape {tuple(a.shape)}; (..., {want}) is needed")
 
 
+def broadcast_batch(shapes: Iterable[tuple[int, ...]], what: str) -> tuple[int, ...]:
+    """Return the shape that batch axes broadcast to.
+
+    Raises:
+        ShapeError: they do not.
+    """
+    shapes = [tuple(s) for s in shapes]
+    try:
+        return tuple(np.broadcast_shapes(*shapes))
+    except ValueError:
+        found = " and ".join(str(s) for s in dict.fromkeys(shapes) if s)
+        raise ShapeError(
+            f"{what} have batch axes {found}; they must broadcast together: equal lengths, or 1 where they differ"
+        ) from None
+
+
 def psd_status(xp: Any, a: Array) -> Array:
     """Return OK, NONFINITE or NOT_PSD for each matrix of the batch; ``a`` (..., d, d)."""
     finite = all_finite(xp, a)
     safe = xp.where(finite[..., None, None], a, xp.zeros_like(a))
-    w = xp.linalg.eigvalsh((safe + mT(safe)) / 2)
     size = xp.max(xp.abs(safe), axis=(-2, -1)) if safe.shape[-1] else xp.zeros_like(safe[..., 0, :1])[..., 0]
     tol = 8 * rank_rtol(a) * size * a.shape[-1]
-    low = xp.min(w, axis=-1) < -tol
+    low = _below(xp, (safe + mT(safe)) / 2, tol)
     skew = xp.max(xp.abs(safe - mT(safe)), axis=(-2, -1)) > tol
     status = xp.where(low | skew, xp.full_like(size, NOT_PSD), xp.full_like(size, OK))
     return xp.astype(xp.where(finite, status, xp.full_like(size, NONFINITE)), xp.int32)
+
+
+def _below(xp: Any, a: Array, tol: Array) -> Array:
+    """Return whether symmetric ``a`` (..., d, d) has an eigenvalue below ``-tol`` (...)."""
+    if is_numpy(xp):
+        try:  # a tenth of the price of eigenvalues, and nearly always enough
+            np.linalg.cholesky(a + np.maximum(tol, np.finfo(a.dtype).tiny)[..., None, None] * np.eye(a.shape[-1]))
+            return np.zeros(a.shape[:-2], dtype=bool)
+        except np.linalg.LinAlgError:
+            pass
+    return xp.min(xp.linalg.eigvalsh(a), axis=-1) < -tol
 
 
 def require_psd(a: Array, name: str) -> None:
@@ -378,6 +424,12 @@ def inner(a: Array, b: Array) -> Array:
     return xp.sum(a * b, axis=(-2, -1))
 
 
+def trace(a: Array) -> Array:
+    """Trace over the last two axes."""
+    xp = namespace(a)
+    return xp.sum(xp.linalg.diagonal(a), axis=-1)
+
+
 def sq(a: Array) -> Array:
     """Squared Frobenius norm over the last two axes."""
     return inner(a, a)
@@ -400,6 +452,15 @@ def outer(u: Array, v: Array) -> Array:
     return u[..., :, None] * v[..., None, :]
 
 
+def append_column(a: Array, v: Array) -> Array:
+    """Return ``[a, v]``; a (..., m, n), v (..., m), batch axes broadcast."""
+    xp = namespace(a, v)
+    batch = np.broadcast_shapes(a.shape[:-2], v.shape[:-1])
+    return xp.concat(
+        [xp.broadcast_to(a, (*batch, *a.shape[-2:])), xp.broadcast_to(v, (*batch, v.shape[-1]))[..., :, None]], axis=-1
+    )
+
+
 def eye(like: Array, n: int) -> Array:
     """Identity of size ``n`` in the library, precision and place of ``like``."""
     xp = namespace(like)
@@ -415,9 +476,26 @@ def host_like(values: np.ndarray, like: Array) -> Array:
     return together(np.asarray(values, dtype=np.float64 if eps(like) < 1e-12 else np.float32), like)[0]
 
 
-def _zero_cut(largest: Array, rtol: float, floor: Array | None) -> Array:
-    cut = rtol * largest
-    return cut if floor is None else namespace(cut).maximum(cut, floor)
+def size(a: Array) -> Array:
+    """Schatten 4-norm ``(tr (a^T a)^2)^(1/4)``, (...): near the spectral norm, yet without a decomposition."""
+    xp = namespace(a)
+    return xp.sqrt(xp.sqrt(sq(mT(a) @ a if a.shape[-1] <= a.shape[-2] else a @ mT(a))))
+
+
+def beside(a: Array, like: Array) -> Array:
+    """Return ``a`` in the library, the precision and the place of ``like``."""
+    if isinstance(a, HOST) and not isinstance(like, HOST):
+        return host_like(a, like)
+    return a if a.dtype == like.dtype else namespace(a).astype(a, like.dtype)
+
+
+def _zero_cut(a: Array, largest: Array, rtol: float | None, scale: Array | None) -> Array:
+    cut = rank_rtol(a, rtol) * largest
+    if scale is None:
+        return cut
+    xp = namespace(cut)
+    floor = CANCEL_FACTOR * max(a.shape[-2:]) ** 0.5 * eps(a) * scale
+    return xp.maximum(cut, xp.where(xp.isfinite(floor), floor, 0.0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -441,19 +519,18 @@ class Spectrum:
         return xp.sum(xp.astype(self.values > 0, xp.int64), axis=-1)
 
 
-def spectrum(a: Array, *, rtol: float | None = None, floor: Array | None = None) -> Spectrum:
+def spectrum(a: Array, *, rtol: float | None = None, scale: Array | None = None) -> Spectrum:
     """Decompose symmetric PSD ``a`` (..., d, d); eigenvalues at or below the cut become exact zeros.
 
-    ``floor`` (...) is an absolute cut beside the relative one of the rank policy.
+    ``scale`` (...) is the product of the sizes of the factors of ``a``, where it is a product.
     """
     xp = namespace(a)
     w, v = xp.linalg.eigh(a)
-    tol = rank_rtol(a, rtol)
     if a.shape[-1] == 0:
         return Spectrum(w, v, xp.zeros(a.shape[:-2], dtype=xp.int32))
     top = w[..., -1]
-    cut = _zero_cut(top, tol, floor)
-    negative = w[..., 0] < -xp.maximum(100 * cut, 100 * tol * xp.abs(w[..., 0]))
+    cut = _zero_cut(a, top, rtol, scale)
+    negative = w[..., 0] < -100 * cut
     return Spectrum(xp.where(w > cut[..., None], w, 0.0), v, xp.astype(xp.where(negative, NOT_PSD, OK), xp.int32))
 
 
@@ -497,25 +574,93 @@ class Range:
         return xp.sum(xp.astype(self.s > 0, xp.int64), axis=-1)
 
 
-def decompose(a: Array, *, rtol: float | None = None, floor: Array | None = None) -> Range:
-    """Decompose ``a`` (..., m, n) by the rank policy; ``floor`` (...) is an absolute cut besides."""
+def decompose(a: Array, *, rtol: float | None = None, scale: Array | None = None) -> Range:
+    """Decompose ``a`` (..., m, n) by the rank policy; ``scale`` (...), the sizes of its factors multiplied."""
     xp = namespace(a)
     u, s, vt = svd(a)
     if s.shape[-1] == 0:
         return Range(u, s, vt)
-    cut = _zero_cut(s[..., 0], rank_rtol(a, rtol), floor)
+    cut = _zero_cut(a, s[..., 0], rtol, scale)
     return Range(u, xp.where(s > cut[..., None], s, 0.0), vt)
 
 
-def pinv(a: Array, *, rtol: float | None = None, floor: Array | None = None) -> Array:
+def pinv(a: Array, *, rtol: float | None = None, scale: Array | None = None) -> Array:
     """Moore-Penrose inverse by the rank policy."""
-    return decompose(a, rtol=rtol, floor=floor).pinv
+    return decompose(a, rtol=rtol, scale=scale).pinv
 
 
-def solve_psd(a: Array, b: Array, *, rtol: float | None = None) -> Array:
-    """Least-norm solution of ``a x = b`` for symmetric PSD ``a`` (..., k, k) and ``b`` (..., k)."""
-    s = spectrum((a + mT(a)) / 2, rtol=rtol)
-    return matvec(s.power(-1.0), b)
+def rescaling(
+    a: Array,
+    second: Array,
+    moved: Array,
+    whitened: Callable[[], tuple[Array, Array]],
+    *,
+    rtol: float | None = None,
+    scale: Array | None = None,
+) -> Array:
+    """Return the least-norm x (..., k) that minimises ``|a diag(x) b^T - target|_F``.
+
+    The normal equations are k by k, the entrywise product of two Gram matrices; they square the condition
+    number. Where that costs nothing (see ``TRUST``) they are inverted and refined once; elsewhere, and where
+    values cannot be looked at, the design of m n rows is decomposed.
+
+    Args:
+        a: (..., m, k).
+        second: ``b^T b``, (..., k, k).
+        moved: ``target b``, (..., m, k).
+        whitened: returns b (..., n, k) and target (..., m, n); called only where they are needed.
+        rtol: relative tolerance of the design's rank, by default the house's.
+        scale: product of the sizes of the factors of the design.
+    """
+    xp = namespace(a, second, moved)
+    if not is_concrete(a, second, moved):
+        return _rescaling_by_svd(a, *whitened(), rtol, scale)
+    normal = (mT(a) @ a) * second
+    batch = np.broadcast_shapes(normal.shape[:-2], moved.shape[:-2])
+    regular: Any = True
+    try:
+        inverse = xp.linalg.inv(normal)
+    except (np.linalg.LinAlgError, RuntimeError):  # NumPy and torch refuse a batch for one singular matrix
+        regular = xp.linalg.slogdet(normal)[0] != 0
+        one = eye(normal, normal.shape[-1])
+        inverse = xp.linalg.inv(xp.where(regular[..., None, None], normal, one))
+    error = sq(normal) * sq(inverse) * TRUST**2
+    if scale is not None:
+        error = xp.maximum(error, eps(normal) ** 2 * scale**4 * sq(inverse))
+    trusted = (error < 1) & regular
+    inverse = xp.where(trusted[..., None, None], inverse, 0.0)
+    host = np.broadcast_to(to_numpy(trusted), batch)
+    x = matvec(inverse, xp.sum(a * moved, axis=-2))
+    x = x + matvec(inverse, xp.sum(a * (moved - (a * x[..., None, :]) @ second), axis=-2))
+    return x if host.all() else _by_svd_in_pieces(x, ~host, (a, *whitened()), scale, rtol)
+
+
+def _rescaling_by_svd(a: Array, b: Array, target: Array, rtol: float | None, scale: Array | None) -> Array:
+    xp = namespace(a, b, target)
+    design = a[..., :, None, :] * b[..., None, :, :]
+    rows = a.shape[-2] * b.shape[-2]
+    design = xp.reshape(design, (*design.shape[:-3], rows, a.shape[-1]))
+    return matvec(pinv(design, rtol=rtol, scale=scale), xp.reshape(target, (*target.shape[:-2], rows)))
+
+
+def _by_svd_in_pieces(
+    x: Array, bad: np.ndarray, parts: tuple[Array, ...], scale: Array | None, rtol: float | None
+) -> Array:
+    """Return ``x`` (..., k) with the elements under ``bad`` (...) solved by SVD, a piece of the batch at a time."""
+    xp = namespace(*parts)
+    k = parts[0].shape[-1]
+    flat = [xp.reshape(xp.broadcast_to(p, (*bad.shape, *p.shape[-2:])), (-1, *p.shape[-2:])) for p in parts]
+    scales = None if scale is None else xp.reshape(xp.broadcast_to(scale, bad.shape), (-1,))
+    (where,) = np.nonzero(bad.ravel())
+    piece = max(1, PIECE // (flat[0].shape[-2] * flat[1].shape[-2] * max(k, 1)))
+    solved = [xp.reshape(xp.broadcast_to(x, (*bad.shape, k)), (-1, k))]
+    for start in range(0, len(where), piece):
+        chosen = xp.asarray(where[start : start + piece])
+        a, b, target = (p[chosen] for p in flat)
+        solved.append(_rescaling_by_svd(a, b, target, rtol, None if scales is None else scales[chosen]))
+    position = np.arange(bad.size)
+    position[where] = bad.size + np.arange(len(where))
+    return xp.reshape(xp.concat(solved, axis=0)[xp.asarray(position)], (*bad.shape, k))
 
 
 def has_tie(s: Array, r: int, zero: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +18,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def linnet() -> None:
+    """The theory of parameter-efficient fine-tuning, on trial."""  # a callback keeps a lone command a subcommand
 
 
 @app.command()
@@ -39,8 +45,50 @@ def compare(
     command(network, train, test, layer, rank, example, json, figure, seed)
 
 
+@app.command()
+def verify(
+    claims: Annotated[
+        list[str] | None, typer.Argument(help="Ids, prefixes such as yang2024, or claim files; all by default.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the ledger as JSON.")] = None,
+    budget: Annotated[Literal["quick", "full"], typer.Option(help="How many instances each claim meets.")] = "full",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all drawing.")] = 0,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a processor by default.")] = None,
+) -> None:
+    """Put claims on trial and print the ledger."""
+    from linnet.report import verdicts
+
+    raise typer.Exit(verdicts.verify(claims or [], json, budget, seed, jobs))
+
+
+@app.command()
+def show(
+    claim: Annotated[str, typer.Argument(help="Id of a claim, or a claim file.")],
+    budget: Annotated[Literal["quick", "full"], typer.Option(help="How many instances the claim meets.")] = "quick",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all drawing.")] = 0,
+) -> None:
+    """Print one claim: statement, source, hypotheses, verdict, and the instance behind it."""
+    from linnet.report import verdicts
+
+    raise typer.Exit(verdicts.show(claim, budget, seed))
+
+
+@app.command()
+def certify(
+    file: Annotated[Path, typer.Argument(help="A ledger, or one certificate.")],
+    claims: Annotated[list[Path] | None, typer.Option(help="Claim file that a certificate speaks of.")] = None,
+) -> None:
+    """Re-check certificates by exact arithmetic; exit code 1 if one does not stand."""
+    from linnet.report import verdicts
+
+    raise typer.Exit(verdicts.certify(file, claims or []))
+
+
 def main() -> None:
     """Run the command line: one line on standard error and exit code 2 for input that linnet refuses."""
+    # The problems are small and many: threads inside BLAS only get in the way of processes beside it.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     try:
         app()
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,7 +39,8 @@ class DeepLinearNetwork(la.Record):
 
     def __post_init__(self) -> None:
         if not isinstance(self.weights, Sequence) or len(self.weights) == 0:
-            raise ShapeError("a network needs a list with at least one weight matrix; none was given")
+            given = "none" if isinstance(self.weights, Sequence) else f"a {type(self.weights).__name__}"
+            raise ShapeError(f"a network needs a list with at least one weight matrix; {given} was given")
         weights = [la.as_float(w, f"weights[{i}]") for i, w in enumerate(self.weights)]
         for i, w in enumerate(weights):
             la.require_shape(w, f"weights[{i}]", (f"d_{i + 1}", f"d_{i}" if i == 0 else weights[i - 1].shape[-2]))
@@ -76,7 +78,7 @@ class DeepLinearNetwork(la.Record):
     def batch_shape(self) -> tuple[int, ...]:
         """Leading axes that all weights broadcast to."""
         shapes = [w.shape[:-2] for w in self.weights] + [b.shape[:-1] for b in self.biases or ()]
-        return tuple(np.broadcast_shapes(*shapes))
+        return la.broadcast_batch(shapes, "the network's weights")
 
     def layer_index(self, layer: int) -> int:
         """Return ``layer`` if the network has it.
@@ -98,12 +100,12 @@ class DeepLinearNetwork(la.Record):
         """Product of the layers above: (..., q, d_{l+1}), the identity for the last."""
         return self._product(self.layer_index(layer) + 1, self.depth)
 
-    @property
+    @cached_property
     def product(self) -> Array:
         """End-to-end matrix (..., q, p)."""
         return self._product(0, self.depth)
 
-    @property
+    @cached_property
     def offset(self) -> Array | None:
         """Output at x = 0, (..., q); None for a network without biases."""
         return self.offset_below(self.depth)
@@ -126,12 +128,15 @@ class DeepLinearNetwork(la.Record):
         return out
 
     def scale(self, start: int, stop: int) -> Array:
-        """Product of the Frobenius norms of layers ``start`` to ``stop - 1``: bounds their rounding error."""
-        xp = la.namespace(self.weights[0])
-        out = xp.ones((), dtype=self.weights[0].dtype)
-        for w in self.weights[start:stop]:
-            out = out * xp.sqrt(la.sq(w))
+        """Product of the sizes of layers ``start`` to ``stop - 1``, (...): bounds their product's rounding error."""
+        out = la.size(la.eye(self.weights[0], 1))
+        for size in self._sizes[start:stop]:
+            out = out * size
         return out
+
+    @cached_property
+    def _sizes(self) -> tuple[Array, ...]:
+        return tuple(la.size(w) for w in self.weights)
 
     def __call__(self, x: Array) -> Array:
         """Return the outputs (..., n, q) for inputs ``x`` (..., n, p)."""
@@ -185,6 +190,8 @@ class DeepLinearNetwork(la.Record):
             RankError: a rank below 0 or above what the layer's shape allows.
         """
         shapes = _layer_shapes(widths)
+        if ranks is not None and len(ranks) != len(shapes):
+            raise ShapeError(f"{len(ranks)} ranks for {len(shapes)} layers; give one a layer")
         weights = []
         for i, (m, n) in enumerate(shapes):
             if ranks is None:
@@ -224,10 +231,10 @@ class DeepLinearNetwork(la.Record):
         weights = []
         for i, ((m, n), s) in enumerate(zip(shapes, spectra, strict=True)):
             values = np.asarray(s, dtype=float)
-            if values.ndim != 1 or len(values) > min(m, n) or np.any(values < 0):
+            if values.ndim != 1 or len(values) > min(m, n) or not np.all((values >= 0) & (values < np.inf)):
                 raise RankError(
                     f"spectra[{i}] = {values.tolist()} for a {m} x {n} layer; "
-                    f"give at most {min(m, n)} singular values, none negative"
+                    f"give at most {min(m, n)} singular values, finite, none negative"
                 )
             k = len(values)
             weights.append((haar(m, rng, batch)[..., :, :k] * values) @ la.mT(haar(n, rng, batch)[..., :, :k]))
@@ -244,6 +251,7 @@ class DeepLinearNetwork(la.Record):
 
         Raises:
             ShapeError: ``product`` does not fit the widths.
+            NonFiniteError: it holds NaN or an infinity.
             RankError: its rank exceeds the narrowest layer.
 
         Source: the balanced set of deep linear networks, on which gradient flow stays.
@@ -251,6 +259,7 @@ class DeepLinearNetwork(la.Record):
         shapes = _layer_shapes(widths)
         product = la.as_float(product, "product")
         la.require_shape(product, "product", (shapes[-1][0], shapes[0][1]))
+        la.require_finite(product=product)
         u, s, vt = np.linalg.svd(la.to_numpy(product), full_matrices=False)
         k = min(min(widths), s.shape[-1])
         if np.any(s[..., k:] > la.rank_rtol(product) * np.maximum(s[..., :1], 1e-300)):
@@ -316,8 +325,6 @@ def _layer_shapes(widths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _rank_of(ranks: Sequence[int], i: int, m: int, n: int) -> int:
-    if i >= len(ranks):
-        raise ShapeError(f"{len(ranks)} ranks for more layers than that; give one a layer")
     r = int(ranks[i])
     if not 0 <= r <= min(m, n):
         raise RankError(f"rank {r} for a {m} x {n} layer; give 0 to {min(m, n)}")

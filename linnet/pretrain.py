@@ -28,7 +28,10 @@ def gradient_flow(
         raise ShapeError("pre-training takes one network and one task; loop over a batch")
     widths = start.widths
     if task.coef.shape != (widths[-1], widths[0]):
-        raise ShapeError(f"widths {widths} for a task of {task.coef.shape[1]} inputs, {task.coef.shape[0]} outputs")
+        raise ShapeError(
+            f"widths {list(widths)} for a task of {task.coef.shape[1]} inputs, {task.coef.shape[0]} outputs; "
+            "the outer widths must be those"
+        )
     root = la.spectrum(task.signal_cov).power(0.5)
     goal = task.coef @ root
     spare = np.linalg.svd(goal, compute_uv=False)[min(widths) :]

@@ -77,7 +77,7 @@ class LayerProblem(la.Record):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Leading axes of networks and moments, broadcast."""
-        return tuple(np.broadcast_shapes(self.net.batch_shape, self.moments.batch_shape))
+        return la.broadcast_batch((self.net.batch_shape, self.moments.batch_shape), "the network and the moments")
 
     @property
     def d_in(self) -> int:
@@ -117,12 +117,21 @@ class LayerProblem(la.Record):
             return a
         return xp.where((status == la.OK)[..., None, None], a, xp.zeros_like(a))
 
+    def _safe_vector(self, a: Array) -> Array:
+        return self._safe(a[..., None])[..., 0]
+
     # --- the problem in matrices -----------------------------------------------------------------
 
     @cached_property
     def weight(self) -> Array:
         """Frozen weight of the layer, (..., d_out, d_in)."""
         return self._safe(self.net.weights[self.layer])
+
+    @cached_property
+    def bias(self) -> Array | None:
+        """Frozen bias of the layer, (..., d_out); None for a network without biases."""
+        biases = self.net.biases
+        return None if biases is None else self._safe_vector(biases[self.layer])
 
     @cached_property
     def lower(self) -> Array:
@@ -170,7 +179,7 @@ class LayerProblem(la.Record):
         """E[h], (..., d_in)."""
         below = self.net.offset_below(self.layer)
         out = 0.0 * self.lower[..., 0] if self.moments.x_mean is None else la.matvec(self.lower, self.moments.x_mean)
-        return out if below is None else out + below
+        return self._safe_vector(out if below is None else out + below)
 
     @cached_property
     def residual_mean(self) -> Array:
@@ -179,28 +188,38 @@ class LayerProblem(la.Record):
         out = (
             0.0 * product[..., 0] if m.x_mean is None or m.y_mean is None else (m.y_mean - la.matvec(product, m.x_mean))
         )
-        return out if offset is None else out - offset
+        return self._safe_vector(out if offset is None else out - offset)
 
     # --- shared decompositions -------------------------------------------------------------------
 
     @cached_property
-    def _spectrum(self) -> la.Spectrum:
-        xp = la.namespace(self.gram)
-        error = self.net.scale(0, self.layer) * xp.sqrt(la.sq(self.lower)) * xp.sqrt(la.sq(self._safe(self.moments.xx)))
-        floor = la.eps(self.gram) * error
-        return la.spectrum(self.gram, rtol=self.rtol, floor=xp.where(xp.isfinite(floor), floor, 0.0))
+    def reach_scale(self) -> Array:
+        """Product of the sizes of the factors of the layer's input, (...): what its rounding is relative to."""
+        return self.net.scale(0, self.layer) * self._input_size
 
     @cached_property
-    def upper_floor(self) -> Array:
-        """Absolute size below which a singular value of the upper product is rounding error, (...)."""
-        xp = la.namespace(self.upper)
-        floor = la.eps(self.upper) * self.net.scale(self.layer + 1, self.net.depth)
-        return xp.where(xp.isfinite(floor), floor, 0.0)
+    def _input_size(self) -> Array:
+        xp = la.namespace(self.gram)
+        return xp.sqrt(la.size(self._safe(self.moments.xx)))
+
+    @cached_property
+    def _gram_scale(self) -> Array:
+        lower = self.net.scale(0, self.layer) if self.layer <= 1 else la.size(self.lower)
+        return self.reach_scale * lower * self._input_size
+
+    @cached_property
+    def _spectrum(self) -> la.Spectrum:
+        return la.spectrum(self.gram, rtol=self.rtol, scale=self._gram_scale)
+
+    @cached_property
+    def upper_scale(self) -> Array:
+        """Product of the sizes of the layers above, (...): what the upper product's rounding is relative to."""
+        return self.net.scale(self.layer + 1, self.net.depth)
 
     @cached_property
     def upper_range(self) -> la.Range:
         """Decomposition of the upper product: its pseudo-inverse, the projector on its range."""
-        return la.decompose(self.upper, rtol=self.rtol, floor=self.upper_floor)
+        return la.decompose(self.upper, rtol=self.rtol, scale=self.upper_scale)
 
     @cached_property
     def upper_pinv(self) -> Array:
@@ -223,6 +242,47 @@ class LayerProblem(la.Record):
         return self.cross @ self.root_pinv
 
     @cached_property
+    def constant(self) -> Array:
+        """The constant that stands for 1 beside the layer's input: of its size, so that units do not matter."""
+        xp = la.namespace(self.gram)
+        power = la.trace(self.gram)
+        return xp.sqrt(xp.where(power > 0, power, 1.0))
+
+    @cached_property
+    def affine_gram(self) -> Array:
+        """Second moment of the layer's input and a constant c, (..., d_in + 1, d_in + 1)."""
+        xp, c = la.namespace(self.gram), self.constant
+        mean = self.input_mean * c[..., None]
+        top = la.append_column(self.gram, mean)
+        last = la.append_column(mean[..., None, :], (c * c)[..., None])
+        return xp.concat([top, xp.broadcast_to(last, (*top.shape[:-2], 1, top.shape[-1]))], axis=-2)
+
+    @cached_property
+    def affine_cross(self) -> Array:
+        """E[(y - f(x)) (h, c)^T], (..., q, d_in + 1)."""
+        return la.append_column(self.cross, self.residual_mean * self.constant[..., None])
+
+    @cached_property
+    def _affine_spectrum(self) -> la.Spectrum:
+        return la.spectrum(self.affine_gram, rtol=self.rtol, scale=self._gram_scale)
+
+    @cached_property
+    def affine_weight(self) -> Array:
+        """[weight, bias / c], (..., d_out, d_in + 1): what the layer does to its input and a constant c."""
+        bias = 0.0 * self.weight[..., :, 0] if self.bias is None else self.bias
+        return la.append_column(self.weight, bias / self.constant[..., None])
+
+    @cached_property
+    def affine_root(self) -> Array:
+        """Root of the second moment of the layer's input and a constant c, (..., d_in + 1, d_in + 1)."""
+        return self._affine_spectrum.power(0.5)
+
+    @cached_property
+    def affine_whitened(self) -> Array:
+        """The residual on whitened inputs and constant, (..., q, d_in + 1)."""
+        return self.affine_cross @ self._affine_spectrum.power(-0.5)
+
+    @cached_property
     def regression(self) -> Array:
         """cross gram^+, (..., q, d_in): the residual regressed on the layer's input."""
         return self.whitened @ self.root_pinv
@@ -243,9 +303,9 @@ class LayerProblem(la.Record):
         """Size below which a singular value of ``residual`` is rounding error, (...)."""
         xp = la.namespace(self.residual)
         m = self.moments
-        signal = la.inner(self._safe(m.yy), la.eye(m.yy, m.yy.shape[-1]))
-        product = self._safe(self.net.product)
-        return la.rank_rtol(self.residual, self.rtol) * xp.sqrt(signal + la.energy(product, self._safe(m.xx)))
+        signal = la.trace(self._safe(m.yy))
+        output = la.sq(self._safe(self.net.product)) * xp.sqrt(la.sq(self._safe(m.xx)))
+        return la.rank_rtol(self.residual, self.rtol) * xp.sqrt(signal + output)
 
     # --- risk ------------------------------------------------------------------------------------
 

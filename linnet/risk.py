@@ -31,25 +31,28 @@ def excess_risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
     _check_sizes(net, task)
     if isinstance(task, Moments):
         best = task.coef
-        floor = la.inner(task.yy, la.eye(task.yy, task.yy.shape[-1])) - la.inner(best @ task.xx, best)
-        return la.as_result(moment_risk(net, task) - floor)
-    product, coef, cov = la.together(net.product, task.coef, task.signal_cov)
+        floor = la.trace(task.yy) - la.inner(best @ task.xx, best)
+        value, floor = la.together(moment_risk(net, task), floor)
+        return la.as_result(value - floor)
+    product, coef, cov, mean, intercept, offset = la.together(
+        net.product, task.coef, task.signal_cov, task.mean, task.intercept, net.offset
+    )
     gap = coef - product
     value = la.energy(gap, cov)
-    offset = net.offset
-    if task.mean is not None or task.intercept is not None or offset is not None:
-        error = task.y_mean - la.matvec(net.product, task.x_mean)
+    if mean is not None or intercept is not None or offset is not None:
+        error = 0.0 * gap[..., 0] if mean is None else la.matvec(gap, mean)
+        error = error if intercept is None else error + intercept
         error = error if offset is None else error - offset
         value = value + la.namespace(error).sum(error * error, axis=-1)
     return la.as_result(value)
 
 
-def risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
+def expected_risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
     """Return E|y - f(x)|^2, noise included, in squared units of y."""
     if isinstance(task, Moments):
         _check_sizes(net, task)
         return la.as_result(moment_risk(net, task))
-    noise = la.inner(task.noise_cov, la.eye(task.noise_cov, task.noise_cov.shape[-1]))
+    noise = la.trace(task.noise_cov)
     return la.as_result(excess_risk(net, task) + noise)
 
 
@@ -91,17 +94,15 @@ def bias_variance(method: Method, problem: LayerProblem, sample: Moments, task: 
 
 def moment_risk(net: DeepLinearNetwork, moments: Moments) -> Array:
     """E|y - f(x)|^2 from second moments, (...)."""
-    product, offset = net.product, net.offset
-    xp = la.namespace(product)
-    value = (
-        la.inner(moments.yy, la.eye(moments.yy, moments.yy.shape[-1]))
-        - 2 * la.inner(product, moments.yx)
-        + la.inner(product @ moments.xx, product)
+    product, xx, yx, yy, x_mean, y_mean, offset = la.together(
+        net.product, moments.xx, moments.yx, moments.yy, moments.x_mean, moments.y_mean, net.offset
     )
+    xp = la.namespace(product)
+    value = la.trace(yy) - 2 * la.inner(product, yx) + la.inner(product @ xx, product)
     if offset is not None:
         value = value + xp.sum(offset * offset, axis=-1)
-        if moments.x_mean is not None and moments.y_mean is not None:
-            value = value - 2 * xp.sum(offset * (moments.y_mean - la.matvec(product, moments.x_mean)), axis=-1)
+        if x_mean is not None:
+            value = value - 2 * xp.sum(offset * (y_mean - la.matvec(product, x_mean)), axis=-1)
     return xp.where(value < 0, xp.zeros_like(value), value)
 
 

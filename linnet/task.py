@@ -14,7 +14,7 @@ import numpy as np
 
 from linnet import _linalg as la
 from linnet._linalg import Array
-from linnet.errors import ShapeError
+from linnet.errors import NotPSDError, ShapeError
 from linnet.network import DeepLinearNetwork
 
 
@@ -67,6 +67,7 @@ class Moments(la.Record):
                 la.require_finite(xx=self.xx, yx=self.yx, yy=self.yy, x_mean=self.x_mean, y_mean=self.y_mean)
                 la.require_psd(self.xx, "xx")
                 la.require_psd(self.yy, "yy")
+                self._require_joint()
             xp = la.namespace(self.xx)
             finite = la.all_finite(
                 xp,
@@ -80,10 +81,32 @@ class Moments(la.Record):
                 self, "status", la.combine_status(xp, bad, la.psd_status(xp, self.xx), la.psd_status(xp, self.yy))
             )
 
+    def _require_joint(self) -> None:
+        """Refuse moments that no law has: a residual's covariance that is not PSD, or a mean too large."""
+        if not la.is_concrete(self.xx, self.yx, self.yy, self.x_mean, self.y_mean):
+            return
+        xx, yx, yy = (la.to_numpy(a) for a in (self.xx, self.yx, self.yy))
+        if self.x_mean is not None and self.y_mean is not None:
+            xm, ym = la.to_numpy(self.x_mean), la.to_numpy(self.y_mean)
+            xx, yx, yy = xx - np.outer(xm, xm), yx - np.outer(ym, xm), yy - np.outer(ym, ym)
+        # In units of each variable, so that large ones do not hide small ones.
+        unit = np.sqrt([*np.diagonal(la.to_numpy(self.xx)), *np.diagonal(la.to_numpy(self.yy))])
+        unit[unit == 0] = 1.0
+        joint = np.block([[xx, yx.T], [yx, yy]]) / np.outer(unit, unit)
+        least = float(np.linalg.eigvalsh((joint + joint.T) / 2)[0])
+        if least < -1e4 * la.rank_rtol(joint.astype(la.to_numpy(self.xx).dtype)):
+            raise NotPSDError(
+                f"the second moments of x and y together, less the means', are not positive semi-definite (smallest "
+                f"eigenvalue {least:.3g} in units of each variable); take all of xx, yx, yy and the means from the "
+                "same samples, as Moments.from_data does"
+            )
+
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Leading axes."""
-        return tuple(np.broadcast_shapes(self.xx.shape[:-2], self.yx.shape[:-2], self.yy.shape[:-2]))
+        shapes = [a.shape[:-2] for a in (self.xx, self.yx, self.yy)]
+        shapes += [a.shape[:-1] for a in (self.x_mean, self.y_mean) if a is not None]
+        return la.broadcast_batch(shapes, "the moments")
 
     @classmethod
     def from_data(cls, x: Array, y: Array) -> Self:
@@ -172,7 +195,7 @@ class Regression(la.Record):
         """Leading axes that all fields broadcast to."""
         shapes = [a.shape[:-2] for a in (self.coef, self.signal_cov, self.noise_cov)]
         shapes += [a.shape[:-1] for a in (self.mean, self.intercept) if a is not None]
-        return tuple(np.broadcast_shapes(*shapes))
+        return la.broadcast_batch(shapes, "the task's arrays")
 
     @cached_property
     def status(self) -> Array:
@@ -184,12 +207,12 @@ class Regression(la.Record):
         bad = xp.astype(xp.where(finite, la.OK, la.NONFINITE), xp.int32)
         return la.combine_status(xp, bad, la.psd_status(xp, self.signal_cov), la.psd_status(xp, self.noise_cov))
 
-    @property
+    @cached_property
     def x_mean(self) -> Array:
         """E[x], (..., p)."""
         return 0.0 * self.coef[..., 0, :] if self.mean is None else self.mean
 
-    @property
+    @cached_property
     def y_mean(self) -> Array:
         """E[y], (..., q)."""
         out = la.matvec(self.coef, self.x_mean)

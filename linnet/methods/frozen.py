@@ -43,7 +43,7 @@ class FrozenFactorLoRA(LinearMethod):
 
     def _factor(self, problem: LayerProblem) -> Array:
         name, size = ("left", problem.d_out) if self.left is not None else ("right", problem.d_in)
-        factor = la.together(self.left if self.left is not None else self.right, problem.gram)[0]
+        factor = la.beside(self.left if self.left is not None else self.right, problem.gram)
         la.require_shape(factor, name, (size, "r"))
         return factor
 
@@ -60,14 +60,14 @@ class FrozenFactorLoRA(LinearMethod):
         factor = self._factor(problem)
         xp = la.namespace(factor)
         if self.left is not None:
-            floor = problem.upper_floor * xp.sqrt(la.sq(factor))
-            right_t = la.pinv(problem.upper @ factor, rtol=problem.rtol, floor=floor) @ problem.regression
+            scale = problem.upper_scale * la.size(factor)
+            right_t = la.pinv(problem.upper @ factor, rtol=problem.rtol, scale=scale) @ problem.regression
             delta = factor @ right_t
             pair = (xp.broadcast_to(factor, (*delta.shape[:-1], factor.shape[-1])), la.mT(right_t))
         else:
-            inner = la.mT(factor) @ problem.gram @ factor
-            inverse = la.spectrum((inner + la.mT(inner)) / 2, rtol=problem.rtol).power(-1.0)
-            left = problem.upper_pinv @ (problem.cross @ factor @ inverse)
+            # On whitened inputs, root V in place of V^T gram V: the condition number is not squared.
+            seen = la.pinv(problem.root @ factor, rtol=problem.rtol, scale=la.size(problem.root) * la.size(factor))
+            left = problem.upper_pinv @ (problem.whitened @ la.mT(seen))
             delta = left @ la.mT(factor)
             pair = (left, xp.broadcast_to(factor, (*delta.shape[:-2], *factor.shape[-2:])))
         return finish(problem, delta, factors=pair)

@@ -31,35 +31,43 @@ class IA3(LinearMethod):
             raise ChannelError(f'side={self.side!r}; give "output" or "input"')
 
     def solve(self, problem: LayerProblem) -> Update:
-        """Return the least-norm minimiser over s: normal equations, one unknown a channel.
+        """Return the least-norm minimiser over s: each channel moves the output by one matrix of rank one.
 
-        They are the entrywise product of upper^T upper with the second moment of what the layer emits
-        (output side), or of W^T upper^T upper W with that of what it receives (input side).
+        On whitened inputs that is ``upper diag(s) (W root)`` (output side), or ``(upper W) diag(s) root``
+        (input side); with biases the layer's input has a constant 1 appended.
         """
-        w, gram = problem.weight, problem.gram
-        xp = la.namespace(w)
-        gradient = la.mT(problem.upper) @ problem.cross
-        above = la.mT(problem.upper) @ problem.upper
+        w, bias = problem.weight, problem.bias
         if self.side == "input":
-            s = la.solve_psd(la.mT(w) @ above @ w * gram, xp.sum(w * gradient, axis=-2), rtol=problem.rtol)
+            s = self._scaling(problem, problem.upper @ w, problem.gram, problem.cross, None)
             return finish(problem, w * s[..., None, :])
-        emitted, moved = w @ gram @ la.mT(w), xp.sum(w * gradient, axis=-1)
-        bias = problem.net.biases[problem.layer] if problem.net.biases is not None else None
-        if bias is not None:
-            mean = la.matvec(w, problem.input_mean)
-            emitted = emitted + la.outer(mean, bias) + la.outer(bias, mean) + la.outer(bias, bias)
-            moved = moved + bias * la.matvec(la.mT(problem.upper), problem.residual_mean)
-        s = la.solve_psd(above * emitted, moved, rtol=problem.rtol)
-        return finish(problem, s[..., :, None] * w, bias=None if bias is None else s * bias)
+        if bias is None:
+            return finish(problem, self._scaling(problem, problem.upper, problem.gram, problem.cross, w)[..., None] * w)
+        s = self._scaling(problem, problem.upper, problem.affine_gram, problem.affine_cross, problem.affine_weight)
+        return finish(problem, s[..., None] * w, bias=s * bias)
+
+    def _scaling(self, problem: LayerProblem, above: Array, gram: Array, cross: Array, weight: Array | None) -> Array:
+        """Least-norm s for ``above diag(s) weight`` on an input of second moment ``gram``; no weight, no mixing."""
+        affine = gram.shape[-1] > problem.d_in
+        reach = problem.reach_scale + problem.constant if affine else problem.reach_scale
+        scale = problem.upper_scale * la.size(problem.weight if weight is None else weight) * reach
+
+        def whitened() -> tuple[Array, Array]:
+            root, target = (
+                (problem.affine_root, problem.affine_whitened) if affine else (problem.root, problem.whitened)
+            )
+            return root if weight is None else root @ la.mT(weight), target
+
+        second = gram if weight is None else weight @ gram @ la.mT(weight)
+        moved = cross if weight is None else cross @ la.mT(weight)
+        return la.rescaling(above, second, moved, whitened, rtol=problem.rtol, scale=scale)
 
     def n_parameters(self, problem: LayerProblem) -> int:
         return problem.d_out if self.side == "output" else problem.d_in
 
     def directions(self, problem: LayerProblem) -> Array:
         w = problem.weight
-        if self.side == "output" and problem.net.biases is not None:
-            xp = la.namespace(w)
-            w = xp.concat([w, problem.net.biases[problem.layer][..., :, None]], axis=-1)
+        if self.side == "output" and problem.bias is not None:
+            w = la.append_column(w, problem.bias)
         return _rescaling_basis(w) if self.side == "output" else _column_rescaling_basis(w)
 
     @classmethod

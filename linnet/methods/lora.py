@@ -28,7 +28,7 @@ class LoRA(Method):
     ties: Literal["refuse", "first"] = "refuse"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int | np.integer) or self.rank < 0:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int | np.integer) or self.rank < 0:
             raise RankError(f"rank {self.rank!r}; give a whole number >= 0")
         if self.ties not in ("refuse", "first"):
             raise RankError(f'ties={self.ties!r}; give "refuse" or "first"')
@@ -69,4 +69,4 @@ class LoRA(Method):
     @classmethod
     def at_budget(cls, problem: LayerProblem, budget: int, rng: np.random.Generator) -> Iterator[tuple[str, Self]]:
         most = min(problem.d_out, problem.d_in)
-        yield "LoRA", cls(int(np.clip(round(budget / (problem.d_out + problem.d_in)), 1, most)), ties="first")
+        yield "LoRA", cls(int(np.clip(round(budget / (problem.d_out + problem.d_in)), 1, most)))

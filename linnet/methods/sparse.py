@@ -47,16 +47,20 @@ class SparseFT(LinearMethod):
         return i, j, la.host_like(self.mask[..., i, j], problem.gram)
 
     def solve(self, problem: LayerProblem) -> Update:
-        """Return the least-norm minimiser over the entries: normal equations, k by k, P never formed.
+        """Return the least-norm minimiser over the entries: each moves one column of upper by one row of root.
 
         Raises:
             ShapeError: the mask does not fit the layer.
         """
         i, j, used = self._entries(problem)
-        above = la.mT(problem.upper) @ problem.upper
-        gradient = la.mT(problem.upper) @ problem.cross
-        normal = above[..., i[:, None], i[None, :]] * problem.gram[..., j[:, None], j[None, :]]
-        phi = la.solve_psd(la.outer(used, used) * normal, used * gradient[..., i, j], rtol=problem.rtol)
+        above = problem.upper[..., :, i] * used[..., None, :]
+        scale = problem.upper_scale * problem.reach_scale
+
+        def whitened() -> tuple[Array, Array]:
+            return problem.root[..., :, j], problem.whitened
+
+        second, moved = problem.gram[..., j[:, None], j[None, :]], problem.cross[..., :, j]
+        phi = la.rescaling(above, second, moved, whitened, rtol=problem.rtol, scale=scale)
         return finish(problem, _scatter(phi, i, j, (problem.d_out, problem.d_in)))
 
     def n_parameters(self, problem: LayerProblem) -> int:

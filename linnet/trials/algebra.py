@@ -7,7 +7,10 @@ decided by whoever evaluates it. Matrices know ``@ + - *``, ``.T``, ``.pinv()``,
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -133,8 +136,9 @@ def svd_r(x: Matrix, r: int) -> Any:
 
 def tail_sq(x: Matrix, r: int) -> Scalar:
     """|x - SVD_r(x)|_F^2, the sum of the squared singular values after the r-th; defined at ties too."""
-    total: Scalar = 0
-    for value in x.squared_singular_values()[r:]:
+    values = x.squared_singular_values()
+    total = values[0] * 0
+    for value in values[r:]:
         total = value + total
     return total
 
@@ -184,7 +188,7 @@ def sqrt(x: Scalar) -> Scalar:
     return x.sqrt() if hasattr(x, "sqrt") and not isinstance(x, np.ndarray) else np.sqrt(np.maximum(x, 0.0))
 
 
-CLEAR = 1e-5
+CLEAR = 1e-4
 """Relative size from which a singular value is clearly not zero in float64.
 
 Between this and the cut of the rank policy a rank is anybody's guess, and so is whatever depends on it:
@@ -210,13 +214,22 @@ class FloatMatrix(Matrix):
         return FloatMatrix(la.mT(self.values))
 
     def __matmul__(self, other: FloatMatrix) -> FloatMatrix:
-        return FloatMatrix(self.values @ other.values)
+        return FloatMatrix(self.values @ self._like(other, "@", 1, 0))
 
     def __add__(self, other: FloatMatrix) -> FloatMatrix:
-        return FloatMatrix(self.values + other.values)
+        return FloatMatrix(self.values + self._like(other, "+"))
 
     def __sub__(self, other: FloatMatrix) -> FloatMatrix:
-        return FloatMatrix(self.values - other.values)
+        return FloatMatrix(self.values - self._like(other, "-"))
+
+    def _like(self, other: Any, operation: str, mine: int | None = None, its: int | None = None) -> np.ndarray:
+        """Values of the other operand; NumPy would stretch shapes that do not fit."""
+        if not isinstance(other, FloatMatrix):
+            raise ClaimError(f"a matrix {operation} a {type(other).__name__}; a matrix is needed on both sides")
+        fits = self.shape == other.shape if mine is None or its is None else self.shape[mine] == other.shape[its]
+        if not fits:
+            raise ClaimError(f"shapes do not fit: {self.shape} {operation} {other.shape}")
+        return other.values
 
     def __mul__(self, other: Scalar) -> FloatMatrix:
         return FloatMatrix(self.values * np.asarray(other, dtype=float)[..., None, None])
@@ -265,9 +278,22 @@ class FloatMatrix(Matrix):
         return FloatMatrix(np.where(tie[..., None, None], np.nan, out))
 
 
+_doubts_count = contextvars.ContextVar("_doubts_count", default=True)
+
+
+@contextlib.contextmanager
+def ranks_by_policy() -> Iterator[None]:
+    """Let the rank policy decide what is in doubt too: for given data, where nothing searches for doubt."""
+    token = _doubts_count.set(False)
+    try:
+        yield
+    finally:
+        _doubts_count.reset(token)
+
+
 def clear(s: np.ndarray) -> np.ndarray:
     """Whether a rank is beyond doubt: each singular value (..., k) is an exact zero or clearly positive."""
-    if s.shape[-1] == 0:
+    if s.shape[-1] == 0 or not _doubts_count.get():
         return np.ones(s.shape[:-1], dtype=bool)
     return ((s == 0) | (s >= CLEAR * s.max(axis=-1, keepdims=True))).all(axis=-1)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from linnet.errors import ClaimError, DataError
+from linnet.errors import ClaimError, DataError, LinnetError
 from linnet.trials.claim import Claim, Comparison
-from linnet.trials.evaluate import judge
 from linnet.trials.exact import Exact, ExactMatrix
+from linnet.trials.judge import judge
 from linnet.trials.settings import SETTINGS
 from linnet.trials.settings.base import Instance
+
+RATIONAL = re.compile(r"-?[0-9]{1,4000}(/[0-9]{1,4000})?")
 
 
 def certificate(claim: Claim, instance: Instance) -> dict[str, Any]:
@@ -43,10 +46,10 @@ def check(record: Mapping[str, Any], claims: Mapping[str, Claim]) -> str:
         DataError: it is not a certificate.
     """
     try:
-        claim_id, setting = record["claim"], SETTINGS[record["setting"]]
+        claim_id, setting = str(record["claim"]), SETTINGS[record["setting"]]
         instance = {k: _decode(v) for k, v in record["instance"].items()}
         printed = (record["observed"], record["relation"], record["stated"])
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as err:
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError, ZeroDivisionError) as err:
         raise DataError(
             f"not a certificate ({type(err).__name__}: {err}); use what linnet verify --json wrote"
         ) from None
@@ -58,7 +61,9 @@ def check(record: Mapping[str, Any], claims: Mapping[str, Claim]) -> str:
     try:
         flaws = setting.defects(instance)
         found = None if flaws else judge(claim, setting.view(instance), claim.hypotheses)
-    except (KeyError, AttributeError, IndexError, TypeError) as err:
+    except LinnetError:
+        raise
+    except (KeyError, AttributeError, IndexError, TypeError, ValueError) as err:
         raise DataError(f"{claim_id}: the instance is incomplete ({type(err).__name__}: {err})") from None
     if flaws:
         raise ClaimError(f"{claim_id}: not an instance of {setting.name}: {'; '.join(flaws)}")
@@ -118,8 +123,8 @@ def _decode(value: Any) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], list):
         if isinstance(value[0][0], list):
             return [_decode(v) for v in value]
-        if not all(isinstance(x, str) for row in value for x in row):
-            raise ValueError("matrix entries must be strings of rationals")
+        if not all(isinstance(x, str) and RATIONAL.fullmatch(x) for row in value for x in row):
+            raise ValueError('matrix entries must be strings such as "-3" or "2/7"')
         return ExactMatrix.of(value)
     if isinstance(value, list) and not all(isinstance(x, int) for x in value):
         raise ValueError("a list of whole numbers was expected")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from linnet.errors import ClaimError
+from linnet.errors import ClaimError, LinnetError
 
 if TYPE_CHECKING:
     from linnet.trials.settings.base import Setting
@@ -26,11 +26,16 @@ ENTRY_POINTS = "linnet.claims"
 
 @dataclass(frozen=True)
 class Comparison:
-    """``observed relation stated``; matrices may be compared by ``==``."""
+    """``observed relation stated``; matrices may be compared by ``==``.
+
+    ``scale`` is the size of what the sides are differences of, where it is not the view's own: margins
+    are measured on it when the sides themselves are tiny.
+    """
 
     observed: Any
     relation: Relation
     stated: Any
+    scale: Any = None
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,9 @@ class Hypothesis:
     Attributes:
         text: what it says, as printed in the ledger.
         holds: maps the view of an instance to comparisons (observed, relation, stated) that must hold;
-            None for conditions on the shape alone.
+            None for what only defines a symbol.
         impose: name by which the setting knows how to build instances that meet it, if it does.
-        shape: condition on the shape, so that no other is drawn.
+        shape: what the condition says of the shape, if anything, so that no other is drawn.
     """
 
     text: str
@@ -67,8 +72,8 @@ class Claim:
         hypotheses: what is assumed.
         rescue: extra hypotheses under which it is tried again if it fails as printed.
         replaced_by: id of the true claim to read in its place if it fails.
-        function: maps the view of an instance to (observed, stated), or to a list of such pairs, or of
-            triples (observed, relation, stated) where relations differ.
+        function: maps the view of an instance to (observed, stated), or to a list of such pairs, of
+            triples (observed, relation, stated) where relations differ, or of ``Comparison``.
     """
 
     id: str
@@ -89,19 +94,36 @@ class Claim:
         """Evaluate both sides at an instance.
 
         Raises:
-            ClaimError: the function returned something else than pairs or triples.
+            ClaimError: the function failed, or returned something else than pairs or triples.
         """
-        out = self.function(view)
-        rows = out if isinstance(out, list) else [out]
         try:
-            return [
-                Comparison(row[0], row[1], row[2]) if len(row) == 3 else Comparison(row[0], self.relation, row[1])
-                for row in rows
-            ]
-        except (TypeError, IndexError):
+            out = self.function(view)
+        except LinnetError:
+            raise
+        except Exception as err:
             raise ClaimError(
-                f"{self.id} returned {type(out).__name__}; return (observed, stated), or a list of such pairs"
-            ) from None
+                f"{self.id} does not evaluate: {type(err).__name__}: {err}; build both sides from the view's matrices "
+                "and numbers, and make case distinctions by positive_part or where_positive"
+            ) from err
+        rows = out if isinstance(out, list) else [out]
+        if not rows or not all(isinstance(row, Comparison | tuple) for row in rows):
+            raise self._shapeless(out)
+        return [self._comparison(row) for row in rows]
+
+    def _comparison(self, row: Any) -> Comparison:
+        if isinstance(row, tuple) and len(row) == 2:
+            row = Comparison(row[0], self.relation, row[1])
+        elif isinstance(row, tuple) and len(row) == 3:
+            row = Comparison(*row)
+        if not isinstance(row, Comparison) or row.relation not in RELATIONS:
+            raise self._shapeless(row)
+        return row
+
+    def _shapeless(self, out: Any) -> ClaimError:
+        return ClaimError(
+            f"{self.id} returned {type(out).__name__}; return (observed, stated), or a list of such pairs, or of "
+            f"triples (observed, relation, stated) with a relation out of {', '.join(RELATIONS)}"
+        )
 
 
 def claim(
@@ -157,7 +179,7 @@ def claims_in_file(path: Path) -> dict[str, Claim]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as err:
+    except (Exception, SystemExit) as err:
         raise ClaimError(f"{path} does not run: {type(err).__name__}: {err}") from err
     found: dict[str, Claim] = {}
     _collect(module, found)

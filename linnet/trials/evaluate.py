@@ -1,21 +1,22 @@
-"""Both sides of a claim at many instances in float64, or at one exactly."""
+"""Both sides of a claim at many instances in float64."""
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from linnet.errors import ClaimError
-from linnet.trials.algebra import FloatMatrix, Matrix, UndefinedError
+from linnet.trials.algebra import FloatMatrix
 from linnet.trials.claim import Claim, Comparison, Hypothesis, Relation
 
 HYPOTHESIS_TOLERANCE = 1e-9
 """Relative: how well a batch in float64 must meet an equality that is a hypothesis. Exactness decides later."""
 
-SCALE_FLOOR = 1e-6
+SCALE_FLOOR = 1e-3
 """Sides smaller than this share of the instance's own scale are compared on that scale: below it, rounding rules."""
 
 
@@ -52,20 +53,33 @@ def evaluate(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis], count: i
         drive = np.full(count, -np.inf)
         for c in claim.comparisons(view):
             violation, size, observed, stated = _sides(c, count)
-            m = violation / np.maximum(size, SCALE_FLOOR * scale + np.finfo(float).tiny)
+            unit = scale if c.scale is None else _spread(c.scale, count)
+            m = violation / np.maximum(size, SCALE_FLOOR * unit + np.finfo(float).tiny)
             valid &= np.isfinite(m)
             margin = np.fmax(margin, m)
-            drive = np.fmax(drive, violation / (np.abs(observed) + np.abs(stated) + SCALE_FLOOR * scale + 1e-300))
-            if c.relation != "==":
-                tiny = 1e-12 * scale
+            drive = np.fmax(drive, violation / (np.abs(observed) + np.abs(stated) + SCALE_FLOOR * unit + 1e-300))
+            if c.relation == claim.relation != "==":  # the ratio belongs to the relation that the claim is known by
+                tiny = 1e-12 * unit
                 zero = (np.abs(observed) <= tiny) & (np.abs(stated) <= tiny)
                 r = np.where((observed >= 0) & (stated > tiny), observed / stated, np.nan)
                 ratio = _tighter(ratio, np.where(zero, np.nan, r), c.relation)
                 empty &= zero
-            else:
+            elif c.relation == "==":
                 empty &= False
     valid &= np.isfinite(margin)
     return Batch(valid, margin, np.where(valid, ratio, np.nan), empty & valid, np.where(valid, drive, -np.inf))
+
+
+def comparisons_at(claim: Claim, view: Any) -> list[tuple[float, float]]:
+    """Return (observed, stated) for each comparison of numbers at one instance in float64.
+
+    Nothing is returned where the hypotheses do not hold, or a side has no value.
+    """
+    batch = evaluate(claim, view, claim.hypotheses, 1)
+    if not batch.valid[0]:
+        return []
+    sides = [(np.ravel(c.observed), np.ravel(c.stated)) for c in claim.comparisons(view)]
+    return [(float(a[0]), float(b[0])) for a, b in sides]
 
 
 def _tighter(a: np.ndarray, b: np.ndarray, relation: Relation) -> np.ndarray:
@@ -74,6 +88,8 @@ def _tighter(a: np.ndarray, b: np.ndarray, relation: Relation) -> np.ndarray:
 
 
 def _spread(x: Any, count: int) -> np.ndarray:
+    if not isinstance(x, np.ndarray | numbers.Real):
+        raise ClaimError(f"a side is a {type(x).__name__}; a number of the view or a matrix is needed")
     return np.broadcast_to(np.asarray(x, dtype=float), (count,)).copy()
 
 
@@ -101,66 +117,3 @@ def _meets(c: Comparison, scale: np.ndarray, count: int) -> np.ndarray:
     if c.relation in ("<", ">"):  # a strict hypothesis is met with room to spare, so that noise does not meet it
         return violation < -tolerance
     return violation <= tolerance
-
-
-# --- exactly -------------------------------------------------------------------------------------
-
-Finding = Literal["met", "violated", "outside", "unknown"]
-"""At an exact instance: the claim is met, violated, not applicable, or cannot be told."""
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """A claim at one exact instance.
-
-    Attributes:
-        finding: what is certain of it.
-        comparison: the violated comparison, or None.
-        reason: for "outside" and "unknown": why.
-    """
-
-    finding: Finding
-    comparison: Comparison | None = None
-    reason: str = ""
-
-
-def judge(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis]) -> Judgement:
-    """Decide a claim at one exact instance, hypotheses first; sharing nothing with ``evaluate``."""
-    from linnet.trials.exact import InexactError
-
-    try:
-        for h in hypotheses:
-            for c in h.comparisons(view):
-                verdict = _certain(c)
-                if verdict is not True:
-                    return Judgement("outside" if verdict is False else "unknown", reason=h.text)
-        unsure = False
-        for c in claim.comparisons(view):
-            verdict = _certain(c)
-            if verdict is False:
-                return Judgement("violated", c)
-            unsure |= verdict is None
-    except UndefinedError as err:
-        return Judgement("outside", reason=str(err))
-    except InexactError as err:
-        return Judgement("unknown", reason=str(err))
-    return Judgement("unknown" if unsure else "met", reason="the sides agree to all digits computed" if unsure else "")
-
-
-AGREEMENT = 1e-60
-"""Sides whose difference is enclosed within this, relative to them, agree: sixty digits decide."""
-
-
-def _certain(c: Comparison) -> bool | None:
-    """Whether a comparison of exact sides holds; None if it cannot be told."""
-    from linnet.trials.exact import agree, compare
-
-    if isinstance(c.observed, Matrix):
-        observed, stated = (c.observed - c.stated).sq(), 0
-    else:
-        observed, stated = c.observed, c.stated
-    sign = compare(observed, stated)
-    if sign is None:
-        # Balls cannot prove equality; for a relation that allows it, sixty digits of it are no violation.
-        return True if c.relation in ("==", "<=", ">=") and agree(observed, stated, AGREEMENT) else None
-    return {"==": sign == 0, "<=": sign <= 0, ">=": sign >= 0, "<": sign < 0, ">": sign > 0}[c.relation]

@@ -11,6 +11,9 @@ Nothing here draws, searches, or touches floating point.
 
 from __future__ import annotations
 
+import math
+import numbers
+from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
@@ -32,16 +35,39 @@ class InexactError(ClaimError):
 
 
 def rational(x: Any) -> fmpq:
-    """Return an int, Fraction, decimal string or float as a rational; a float by its shortest decimal."""
+    """Return an int, Fraction, Decimal, decimal string or float as a rational; a float by its exact value.
+
+    Raises:
+        InexactError: ``x`` is no number, or not finite.
+    """
     if isinstance(x, fmpq):
         return x
-    if isinstance(x, float):
-        x = Fraction(repr(x))
-    if isinstance(x, str):
-        x = Fraction(x)
-    if isinstance(x, Fraction):
-        return fmpq(x.numerator, x.denominator)
-    return fmpq(int(x))
+    if not isinstance(x, numbers.Rational | numbers.Real | Decimal | str):
+        raise InexactError(f"a {type(x).__name__} where a number is needed")
+    try:
+        x = Fraction(x if isinstance(x, numbers.Rational | Decimal | str) else float(x))
+    except (ValueError, OverflowError):
+        raise InexactError(f"{x!r} is not a finite number") from None
+    return fmpq(int(x.numerator), int(x.denominator))
+
+
+MEANT = 15
+"""Digits up to which a float is the decimal that its writer meant."""
+
+
+def meant(x: float) -> fmpq | arb:
+    """Return what the writer of a float meant: 0.99, 1e-6 and 1/3 as rationals, others as rounded as they are.
+
+    A constant such as ``2 ** 0.5`` is known to half a unit in its last place: a ball, so that no claim is
+    refuted by the rounding of a constant in it.
+    """
+    x = float(x)  # NumPy's floats are floats with another repr
+    simple = Fraction(x).limit_denominator(1000) if math.isfinite(x) else Fraction(0)
+    if math.isfinite(x) and float(simple) != x:
+        simple = Fraction(repr(x))
+        if len(Decimal(repr(x)).normalize().as_tuple().digits) > MEANT:
+            return arb(rational(x), rational(math.ulp(x) / 2))
+    return rational(simple if math.isfinite(x) else x)
 
 
 def rational_sqrt(x: fmpq) -> fmpq | None:
@@ -60,9 +86,11 @@ class Exact:
 
     @staticmethod
     def of(x: Any) -> Exact:
-        """Wrap a number; see ``rational``."""
+        """Wrap a number; see ``rational``, and ``meant`` for floats."""
         if isinstance(x, Exact):
             return x
+        if isinstance(x, numbers.Real) and not isinstance(x, numbers.Rational):
+            return Exact(meant(float(x)))
         return Exact(x if isinstance(x, arb) else rational(x))
 
     def _with(self, other: Any, f: Any) -> Exact:
@@ -82,8 +110,10 @@ class Exact:
 
     def __truediv__(self, other: Any) -> Exact:
         divisor = Exact.of(other)
-        if divisor.sign() in (0, None):
-            raise UndefinedError("division by zero, or by a ball that holds zero")
+        if divisor.sign() == 0:
+            raise UndefinedError("division by zero")
+        if divisor.sign() is None:
+            raise InexactError("division by a ball that holds zero")
         return self._with(divisor, lambda a, b: a / b)
 
     __radd__ = __add__
@@ -102,11 +132,14 @@ class Exact:
         return Exact(abs(self.value))
 
     def __pow__(self, exponent: Any) -> Exact:
-        if exponent == 0.5:
-            return self.sqrt()
-        if int(exponent) != exponent:
-            raise InexactError(f"power {exponent}; whole ones and 0.5 are exact")
-        return Exact(self.value ** int(exponent))
+        halves = 2 * exponent
+        if int(halves) != halves:
+            raise InexactError(f"power {exponent}; whole and half ones are exact")
+        if halves < 0:
+            return 1 / self**-exponent
+        base, whole = (self.sqrt(), int(halves)) if halves % 2 else (self, int(exponent))
+        value: Any = base.value
+        return Exact(value**whole)
 
     @property
     def is_rational(self) -> bool:

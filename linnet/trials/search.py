@@ -1,4 +1,4 @@
-"""Drawing instances, and climbing from many of them towards a violation."""
+"""Drawing instances, and remembering which of them stand out."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SUSPECT = 1e-9
 """Margin in float64 from which an instance is a suspect; strict relations also at equality."""
 
 
-LIMIT = 32.0
-"""Largest entry that a search visits: claims are homogeneous, and far out there is only rounding."""
+IDLE = 1e-9
+"""Drive up to which the sides of an inequality are equal."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,14 @@ class Candidate:
 
 @dataclass
 class Tally:
-    """What a trial has seen so far."""
+    """What a trial has seen so far.
+
+    Attributes:
+        instances, empty: how many counted, and how many of those had both sides zero.
+        margin: largest margin. calm: largest that is below suspicion. unjudged: largest among the
+            suspects that were crowded out of ``suspects`` by worse ones.
+        ratio, worst: the worst ratio, and the instance that attains it (equalities: the margin).
+    """
 
     claim: Claim
     hypotheses: Sequence[Hypothesis]
@@ -45,6 +52,8 @@ class Tally:
     ratio: float = np.nan
     worst: Candidate | None = None
     suspects: list[Candidate] = field(default_factory=list)
+    calm: float = -np.inf
+    unjudged: float = -np.inf
 
     @property
     def imposed(self) -> frozenset[str]:
@@ -73,14 +82,25 @@ class Tally:
             pick = np.nanmax if self.claim.relation in ("<=", "<") else np.nanmin
             both = [r for r in (self.ratio, float(pick(batch.ratio))) if np.isfinite(r)]
             self.ratio = float(pick(both))
-        threshold = -SUSPECT if self.claim.relation in ("<", ">") else SUSPECT
-        order = np.argsort(-margin)[:4]
-        for i in order:
-            if margin[i] > threshold:
-                self.suspects.append(self._candidate(shape, raw, batch, int(i)))
+        suspicious = margin > (-SUSPECT if self.claim.relation in ("<", ">") else SUSPECT)
+        self.calm = max(self.calm, float(np.where(suspicious, -np.inf, margin).max()))
+        for i in np.nonzero(suspicious)[0]:
+            self.suspects.append(self._candidate(shape, raw, batch, int(i)))
         self.suspects.sort(key=lambda c: -c.margin)
+        self.unjudged = max([self.unjudged, *(c.margin for c in self.suspects[KEPT:])])
         del self.suspects[KEPT:]
         return batch
+
+    def height(self, batch: Batch) -> np.ndarray:
+        """What a climb raises: the drive, but not where the sides of an inequality are simply equal.
+
+        Many bounds are met with equality where nothing happens (no channel reaches the output, nothing is
+        shifted). No small move leads from there to a violation, and a climb that values it never leaves.
+        """
+        live = batch.valid & ~batch.empty
+        if self.claim.relation != "==":
+            live &= np.abs(batch.drive) > IDLE
+        return np.where(live, batch.drive, -np.inf)
 
     def _beats(self, batch: Batch, i: int) -> bool:
         assert self.worst is not None
@@ -94,15 +114,20 @@ class Tally:
 
 
 def draw(tally: Tally, groups: int, count: int, rng: np.random.Generator) -> list[tuple[Any, Raw, float]]:
-    """Draw ``groups`` batches of ``count`` over random shapes and all kinds; return them with their drive."""
+    """Draw ``groups`` batches of ``count`` over random shapes and all kinds; return them, the highest first.
+
+    Within a batch too the highest come first.
+    """
     setting = tally.claim.setting
     seen = []
     for g in range(groups):
         shape = admitted_shape(tally, rng)
         raw = setting.draw(shape, setting.kinds[g % len(setting.kinds)], count, rng)
         batch = tally.look(shape, raw, count)
-        live = batch.drive[np.isfinite(batch.drive) & ~batch.empty]
-        seen.append((shape, raw, float(live.max()) if live.size else -np.inf))
+        height = tally.height(batch)
+        order = np.argsort(-height, kind="stable")
+        seen.append((shape, {k: v[order] for k, v in raw.items()}, float(height[order[0]])))
+    seen.sort(key=lambda item: -item[2])
     return seen
 
 
@@ -114,35 +139,3 @@ def admitted_shape(tally: Tally, rng: np.random.Generator) -> Any:
             break
         shape = tally.claim.setting.random_shape(rng)
     return shape
-
-
-def climb(tally: Tally, shape: Any, raw: Raw, steps: int, count: int, rng: np.random.Generator) -> None:
-    """Climb from ``count`` starts at once towards a violation, by random moves that adapt their length.
-
-    A move perturbs some entries of some matrices, rounds or zeroes a few: so the search also walks
-    onto the ties and rank losses where a gradient has no value. Every move is a valid instance.
-    """
-    names = sorted(raw)
-    raw = {k: np.resize(raw[k], (count, *raw[k].shape[1:])) for k in names}
-    batch = tally.look(shape, raw, count)
-    drive = np.where(batch.valid, batch.drive, -np.inf)
-    length = np.full(count, 0.3)
-    for _ in range(steps):
-        trial: Raw = {}
-        move = rng.random(count)
-        touched = rng.random((len(names), count)) < 0.5
-        for j, k in enumerate(names):
-            old = raw[k]
-            size = 0.1 + np.abs(old).max(axis=(-2, -1), keepdims=True)
-            mask = rng.random(old.shape) < rng.choice([0.15, 0.5, 1.0], size=(count, 1, 1))
-            step = length[:, None, None] * size * rng.normal(size=old.shape) * mask
-            new = old + step
-            snap = (move > 0.85)[:, None, None] & mask
-            new = np.where(snap, np.where((move > 0.93)[:, None, None], 0.0, np.round(old)), new)
-            trial[k] = np.clip(np.where(touched[j][:, None, None], new, old), -LIMIT, LIMIT)
-        batch = tally.look(shape, trial, count)
-        better = batch.valid & (batch.drive > drive)
-        for k in names:
-            raw[k] = np.where(better[:, None, None], trial[k], raw[k])
-        drive = np.where(better, batch.drive, drive)
-        length = np.clip(np.where(better, length * 1.6, length * 0.9), 1e-4, 1.0)

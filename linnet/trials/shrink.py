@@ -9,8 +9,8 @@ import numpy as np
 
 from linnet.trials.algebra import Matrix
 from linnet.trials.claim import Claim, Hypothesis
-from linnet.trials.evaluate import judge
 from linnet.trials.exact import Exact, compare
+from linnet.trials.judge import judge
 from linnet.trials.search import SUSPECT, Candidate, Tally
 from linnet.trials.settings.base import Raw
 

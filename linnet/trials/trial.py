@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,11 +12,16 @@ import numpy as np
 
 from linnet.trials.certificate import certificate
 from linnet.trials.claim import Claim, Hypothesis
-from linnet.trials.evaluate import judge
-from linnet.trials.search import Candidate, Tally, admitted_shape, climb, draw
+from linnet.trials.climb import climb
+from linnet.trials.judge import judge
+from linnet.trials.search import SUSPECT, Candidate, Tally, admitted_shape, draw
+from linnet.trials.settings.base import Raw
 from linnet.trials.shrink import smallest
 
 VerdictName = Literal["holds", "holds-if", "refuted", "undecided"]
+
+DOUBT = 100 * SUSPECT
+"""A violation in float64 above this that exact arithmetic can neither confirm nor clear leaves a claim undecided."""
 
 TIGHT = 0.9
 """A bound whose worst ratio stays below this (or above its inverse, for lower bounds) is called loose."""
@@ -29,8 +34,9 @@ class Budget:
     Attributes:
         groups: batches drawn, each of its own shape and kind.
         count: instances in each.
-        climbs: searches started, from the most promising batches and from random ones.
-        steps: moves of each search. starts: instances that each moves at once.
+        climbs: searches started, from the most promising batches and from small ones.
+        steps: generations of each. lineages: instances that each starts from at once.
+        offspring: children of each lineage in a generation.
         exact: small-integer instances judged in exact arithmetic, whatever float64 says of them.
         per_shape: instances drawn at each small shape when a counterexample is shrunk.
     """
@@ -39,14 +45,15 @@ class Budget:
     count: int
     climbs: int
     steps: int
-    starts: int
+    lineages: int
+    offspring: int
     exact: int
     per_shape: int
 
 
 BUDGETS = {
-    "quick": Budget(groups=40, count=48, climbs=6, steps=40, starts=16, exact=60, per_shape=96),
-    "full": Budget(groups=240, count=64, climbs=24, steps=150, starts=32, exact=300, per_shape=256),
+    "quick": Budget(groups=40, count=48, climbs=9, steps=30, lineages=4, offspring=12, exact=60, per_shape=96),
+    "full": Budget(groups=160, count=64, climbs=36, steps=50, lineages=4, offspring=16, exact=300, per_shape=256),
 }
 
 
@@ -58,7 +65,8 @@ class Verdict:
         verdict: ``undecided`` means violated in float64 but not at any exact instance.
         instances: how many met the hypotheses and were evaluated, drawing and search together.
         exact: how many of small integers were decided exactly besides.
-        margin: largest signed violation over its scale.
+        margin: largest signed violation over its scale; of a claim that holds, without the suspects that
+            exact arithmetic cleared, of which there were ``cleared``.
         ratio: worst observed over stated, None for equalities.
         tight: whether the ratio comes within a tenth of 1; None where there is none.
         empty: instances with both sides zero.
@@ -73,6 +81,7 @@ class Verdict:
     instances: int
     exact: int
     margin: float
+    cleared: int
     ratio: float | None
     tight: bool | None
     empty: int
@@ -113,7 +122,8 @@ def run(claim: Claim, budget: Budget, seed: int) -> Verdict:
         relation=claim.relation,
         instances=t.instances,
         exact=found.exact,
-        margin=float(t.margin) if np.isfinite(t.margin) else 0.0,
+        margin=_settled_margin(found, verdict),
+        cleared=len(t.suspects) - len(found.unknown) if verdict in ("holds", "holds-if") else 0,
         ratio=ratio,
         tight=_is_tight(claim, ratio),
         empty=t.empty,
@@ -133,7 +143,12 @@ class _Attempt:
     tally: Tally
     exact: int
     counterexample: Candidate | None
-    undecided: bool
+    unknown: tuple[Candidate, ...] = ()
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a violation of a hundred times the threshold is one that exactness cannot confirm."""
+        return any(c.margin > DOUBT for c in self.unknown)
 
 
 def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, seed: int) -> _Attempt:
@@ -141,15 +156,11 @@ def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, see
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(claim.id.encode()),)))
     tally = Tally(claim, hypotheses)
     seen = draw(tally, budget.groups, budget.count, rng)
-    seen.sort(key=lambda item: -item[2])
-    for j in range(budget.climbs):
-        if j % 3 == 2:  # every third climb starts anywhere, so that one basin does not take all
-            shape, raw, _ = seen[int(rng.integers(len(seen)))]
-        else:
-            shape, raw, _ = seen[(2 * j) // 3 % len(seen)]
-        climb(tally, shape, raw, budget.steps, budget.starts, rng)
+    for shape, raw in _starts(claim, seen, budget.climbs, rng):
+        climb(tally, shape, raw, budget.steps, budget.lineages, budget.offspring, rng)
     exact, exact_hit = _exact_probe(tally, budget.exact, rng)
-    hit, unknown = exact_hit, False
+    hit = exact_hit
+    unknown: list[Candidate] = []
     for suspect in tally.suspects:
         if hit is not None:
             break
@@ -157,11 +168,25 @@ def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, see
         finding = judge(claim, claim.setting.view(instance), hypotheses).finding
         if finding == "violated":
             hit = suspect
-        # A violation of a hundred times the threshold that exactness cannot confirm is not dismissed.
-        unknown |= finding == "unknown" and suspect.margin > 1e-7
+        elif finding == "unknown":
+            unknown.append(suspect)
     if hit is None:
-        return _Attempt(tally, exact, None, unknown)
-    return _Attempt(tally, exact, smallest(tally, hit, rng, budget.per_shape), False)
+        return _Attempt(tally, exact, None, tuple(unknown))
+    return _Attempt(tally, exact, smallest(tally, hit, rng, budget.per_shape))
+
+
+def _starts(
+    claim: Claim, seen: Sequence[tuple[Any, Raw, float]], climbs: int, rng: np.random.Generator
+) -> Iterator[tuple[Any, Raw]]:
+    """Where to climb from: the highest batch in turn with three small ones, where a climb gets farthest."""
+    small = sorted(seen, key=lambda item: claim.setting.size(item[0]))[: max(1, len(seen) // 2)]
+    for j in range(climbs):
+        pool = seen if j % 4 == 0 or not small else small
+        if not pool:
+            break
+        item = pool[0 if j % 4 == 0 else int(rng.integers(len(pool)))]
+        seen, small = ([other for other in rest if other is not item] for rest in (seen, small))
+        yield item[0], item[1]
 
 
 def _exact_probe(tally: Tally, wanted: int, rng: np.random.Generator) -> tuple[int, Candidate | None]:
@@ -188,6 +213,13 @@ def _exact_probe(tally: Tally, wanted: int, rng: np.random.Generator) -> tuple[i
 def _exact_instance(claim: Claim, hypotheses: Sequence[Hypothesis], c: Candidate) -> dict[str, Any]:
     imposed = frozenset(h.impose for h in hypotheses if h.impose)
     return claim.setting.exact_instance(c.shape, {k: v[None] for k, v in c.raw.items()}, 0, imposed)
+
+
+def _settled_margin(found: _Attempt, verdict: VerdictName) -> float:
+    t = found.tally
+    left = max([t.calm, t.unjudged, *(c.margin for c in found.unknown)])
+    margin = left if verdict in ("holds", "holds-if") else t.margin
+    return float(margin) if np.isfinite(margin) else 0.0
 
 
 def _is_tight(claim: Claim, ratio: float | None) -> bool | None:

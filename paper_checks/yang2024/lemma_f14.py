@@ -8,7 +8,7 @@ from linnet.trials import Layer, claim
     setting=Layer,
     relation="<=",
     source="yang2024, Lemma F.14",
-    hypotheses=[Layer.budget_matched],
+    hypotheses=[Layer.sparse_channels, Layer.budget_matched],
     replaced_by="linnet/bias-order",
 )
 def biases_in_order(layer):

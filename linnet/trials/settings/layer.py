@@ -105,6 +105,15 @@ class Fit:
         """Minimum-norm full fine-tuning of the layer."""
         return self.view.solve(self, "full_ft")
 
+    @cached_property
+    def step(self) -> Any:
+        """Size of the updates that the moments could ask for: |upper^+|_F |root^+|_F |y| (float64 margins)."""
+        v = self.view
+        if v.is_exact:
+            return 0
+        reach = (sqrt(sq(v.B_i)) + _norm_product(v.weights)) ** 2 * (v.cov_i.trace() + sq(v.x)) + sq(v.noise)
+        return sqrt(sq(v.upper.pinv()) * sq(self.root.pinv()) * reach)
+
     def loss_drop(self, delta: Matrix) -> Any:
         """How far an update lowers the risk on these moments: 2 <cross, upper delta> - |upper delta root|^2."""
         moved = self.view.upper @ delta
@@ -391,32 +400,33 @@ class LayerSetting(Setting):
         lambda v: [(sq(v.carried_i), ">", 0)],
     )
     test_residual = Hypothesis(
-        "the pre-trained risk out of distribution is positive", lambda v: [(v.pretrained.test_risk, ">", 0)]
+        "F.5 with its least epsilon, which exists where E_o(pre) > 0", lambda v: [(v.pretrained.test_risk, ">", 0)]
     )
     budgets_within_rank = Hypothesis(
         "s <= rank Sigma_f and r <= rank Sigma_f", lambda v: [(rank(v.Z), ">=", v.s), (rank(v.Z), ">=", v.r)]
     )
+    sparse_channels = Hypothesis("F.4 with its least delta: C_0 = C")  # no restriction: it defines delta
     budget_matched = Hypothesis(
         "budget-matched sparsity: s = floor(r (d_l + d_{l-1}) / d_{l-1}), at most d_l",
-        shape=lambda z: len(z.channels) == min(
-            z.widths[z.layer + 1], z.rank * (z.widths[z.layer + 1] + z.widths[z.layer]) // z.widths[z.layer]
-        ),
-    )  # fmt: skip
+        lambda v: [(v.s, "==", _matched(v.r, *v.weight.shape))],
+        shape=lambda z: len(z.channels) == _matched(z.rank, z.widths[z.layer + 1], z.widths[z.layer]),
+    )
 
     def random_shape(self, rng: np.random.Generator) -> LayerShape:  # noqa: D102
-        deep = rng.random() < 0.1
-        depth = int(rng.integers(1, 7 if deep else 4))
-        widths = tuple(int(d) for d in rng.integers(1, 9 if rng.random() < 0.1 else 6, size=depth + 1))
+        # Small ones often: a violation that asks for a coincidence is likeliest where there is little to fit.
+        depth = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.35, 0.3, 0.25, 0.04, 0.03, 0.03]))
+        most = int(rng.choice([3, 5, 8], p=[0.45, 0.45, 0.1]))
+        widths = tuple(int(d) for d in rng.integers(1, most + 1, size=depth + 1))
         layer = int(rng.integers(0, depth))
         return self._shape(widths, layer, rng)
 
     def _shape(self, widths: tuple[int, ...], layer: int, rng: np.random.Generator) -> LayerShape:
         p, d_in, d_out = widths[0], widths[layer], widths[layer + 1]
         r = int(rng.integers(1, min(d_in, d_out) + 1))
-        matched = min(d_out, r * (d_out + d_in) // d_in)
+        matched = _matched(r, d_out, d_in)
         s = matched if rng.random() < 0.5 else int(rng.integers(1, d_out + 1))
         channels = tuple(sorted(int(c) for c in rng.permutation(d_out)[:s]))
-        k_train, k_test = (p if rng.random() < 0.6 else int(rng.integers(1, p + 1)) for _ in range(2))
+        k_train, k_test = (p if p == 1 or rng.random() < 0.5 else int(rng.integers(1, p)) for _ in range(2))
         return LayerShape(widths, layer, r, channels, k_train, k_test, int(rng.integers(1, 2 * p + 2)))
 
     def small_shapes(self) -> Iterator[LayerShape]:  # noqa: D102
@@ -503,6 +513,8 @@ class LayerSetting(Setting):
         if any(w.shape[1] != widths[i] for i, w in enumerate(weights)):
             out.append("neighbouring widths do not fit")
         layer, r, channels = instance["layer"], instance["rank"], instance["channels"]
+        if not all(type(whole) is int for whole in (layer, r, *channels)):
+            return [*out, "layer, rank and channels are not whole numbers"]
         if not 0 <= layer < len(weights):
             return [*out, f"there is no layer {layer}"]
         p, q, d_in, d_out = widths[0], widths[-1], widths[layer], widths[layer + 1]
@@ -526,6 +538,11 @@ def _chain(weights: list[Matrix], out: Matrix) -> Matrix:
     for w in weights:
         out = w @ out
     return out
+
+
+def _matched(r: int, d_out: int, d_in: int) -> int:
+    """Channels that cost what LoRA of rank r costs."""
+    return min(d_out, r * (d_out + d_in) // d_in)
 
 
 def _norm_product(weights: list[Matrix]) -> Any:

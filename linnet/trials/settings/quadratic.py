@@ -94,7 +94,11 @@ class QuadraticSetting(Setting):
         "the full minimiser H^-1 (grad + eps) does not lie in the subspace",
         lambda v: [(sq(v.full_update - v.P @ (v.P.T @ v.full_update)), ">", 0)],
     )
-    proper_subspace = Hypothesis("k < d: the subspace is not everything", shape=lambda s: s.k < s.d)
+    proper_subspace = Hypothesis(
+        "k < d: the subspace is not everything",
+        lambda v: [(v.P.shape[1], "<", v.P.shape[0])],
+        shape=lambda s: s.k < s.d,
+    )
 
     def random_shape(self, rng: np.random.Generator) -> QuadraticShape:  # noqa: D102
         d = int(rng.integers(1, 8))

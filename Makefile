@@ -1,0 +1,74 @@
+# make verify: put every claim on trial.  make test: run all tests.  Both install what they need into .venv, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: pytest and linnet run as many processes as there are processors.
+ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# The release that the tests run against; make constraints keeps it.
+TORCH := 2.13.0
+
+# For what pip builds (linnet itself), older and newer pips read the one or the other.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DELETE_ON_ERROR:
+.PHONY: help verify test lint bench readme constraints clean
+
+help: ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' Makefile
+
+verify: $(VENV)/.verify ## Put every claim on trial, print the ledger, write figures/ledger.json
+	@mkdir -p figures
+	$(BIN)/linnet verify --json figures/ledger.json
+
+test: $(VENV)/.test ## Run all tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/.test ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test ## Run the benchmarks one after the other
+	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(ONE_THREAD) $(BIN)/python $$file; done
+
+readme: $(VENV)/.verify ## Copy the verdicts of figures/ledger.json into README.md
+	$(BIN)/python docs/verdicts.py
+
+# Resolved once for every platform and every Python from 3.11. The CUDA packages that torch lists on Linux are
+# dropped: constraints require nothing, and a CPU build of torch needs none of them.
+constraints: $(VENV)/.made ## Pin the newest versions that fit pyproject.toml in constraints.txt
+	PIP_CONSTRAINT= PIP_BUILD_CONSTRAINT= $(BIN)/python -m pip install --quiet uv
+	@rm -f $(VENV)/pinned.txt
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --prerelease disallow \
+		--upgrade --upgrade-package torch==$(TORCH) --no-annotate --no-header --quiet --output-file $(VENV)/pinned.txt
+	@{ echo "# The versions that linnet is tested with, written by: make constraints"; \
+		grep -v -E '^(nvidia|cuda|triton)' $(VENV)/pinned.txt; } > constraints.txt
+
+clean: ## Remove .venv and everything built
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- .venv: a stamp says that the step after which it is named was taken with these versions -----
+
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "linnet needs Python >= 3.11 and finds no $(PYTHON); install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "linnet needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) -V 2>&1); name a newer one: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make a virtual environment; install its venv module (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.verify: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing linnet and what it needs into $(VENV): a few minutes, once"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.verify
+	@echo "installing the test tools into $(VENV): a few minutes, once"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@

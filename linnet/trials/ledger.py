@@ -1,0 +1,110 @@
+"""The ledger: the verdicts of many claims, tried one by one or in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import linnet
+from linnet.trials.claim import Claim, select
+from linnet.trials.trial import BUDGETS, Verdict, run
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Verdicts in order of id, and the claims that could not be tried, with the reason."""
+
+    budget: str
+    seed: int
+    verdicts: tuple[Verdict, ...]
+    failures: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``linnet verify --json`` writes."""
+        keys = (
+            "id", "verdict", "relation", "instances", "margin", "ratio", "tight", "hypotheses", "holds_if",
+            "certificate", "replaced_by", "exact", "cleared", "empty", "source", "worst", "seconds",
+        )  # fmt: skip
+        rows = [{k: row[k] for k in keys} for row in map(asdict, self.verdicts)]
+        for row in rows:
+            row["seconds"] = round(row["seconds"], 2)
+        out = {"linnet": linnet.__version__, "seed": self.seed, "budget": self.budget, "claims": rows}
+        return out | ({"failures": dict(self.failures)} if self.failures else {})
+
+
+def try_claims(
+    names: Sequence[str],
+    claims: Mapping[str, Claim],
+    budget: str,
+    seed: int,
+    jobs: int,
+    done: Callable[[str, Verdict | None], None],
+) -> Ledger:
+    """Put claims on trial; a claim's verdict depends on its id, the budget and the seed alone.
+
+    Args:
+        names: what ``claims`` was selected by; other processes select by it again.
+        claims: the claims to try.
+        budget: "quick" or "full". seed: of all drawing. jobs: number of processes.
+        done: called with id and verdict (None if it could not be tried) as each ends.
+    """
+    found: dict[str, Verdict] = {}
+    failures: dict[str, str] = {}
+
+    def settle(name: str, outcome: Callable[[], Verdict]) -> None:
+        try:
+            found[name] = outcome()
+        except Exception as err:  # a claim is the user's code: it may raise anything, and the others go on
+            failures[name] = f"{type(err).__name__}: {err}"
+        done(name, found.get(name))
+
+    if jobs == 1 or len(claims) == 1:
+        for name, claim in claims.items():
+            settle(name, lambda claim=claim: run(claim, BUDGETS[budget], seed))  # type: ignore[misc]
+    else:
+        _in_processes(names, list(claims), budget, seed, jobs, settle)
+    order = sorted(found)
+    return Ledger(budget, seed, tuple(found[i] for i in order), dict(sorted(failures.items())))
+
+
+def _in_processes(
+    names: Sequence[str],
+    ids: Sequence[str],
+    budget: str,
+    seed: int,
+    jobs: int,
+    settle: Callable[[str, Callable[[], Verdict]], None],
+) -> None:
+    # Spawned, not forked: a fork of a process with threads (JAX has some) may never come back.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(jobs, len(ids)), mp_context=context)
+    try:
+        waiting: dict[Future[Verdict], str] = {pool.submit(_run_by_name, tuple(names), i, budget, seed): i for i in ids}
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                settle(waiting.pop(future), future.result)
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+_selected: dict[tuple[str, ...], dict[str, Claim]] = {}
+
+
+def _run_by_name(names: tuple[str, ...], claim_id: str, budget: str, seed: int) -> Verdict:
+    """Run in another process: functions do not travel, names do."""
+    if names not in _selected:
+        _selected[names] = select(names)
+    return run(_selected[names][claim_id], BUDGETS[budget], seed)
+
+
+def default_jobs() -> int:
+    """Number of processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

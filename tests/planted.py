@@ -1,0 +1,313 @@
+"""Planted claims: true ones, and the same ones made false by a little. What a trial must tell apart.
+
+Each entry is a short function of a view; ``false(...)`` and ``true(...)`` say what the trial must find.
+"""
+
+from __future__ import annotations
+
+from linnet.trials import (
+    Claim,
+    Layer,
+    Quadratic,
+    claim,
+    cond_sq,
+    inner,
+    op_norm_sq,
+    positive_part,
+    rank,
+    ratio,
+    scalar,
+    singular_values,
+    sq,
+    sqrt,
+    svd_r,
+    tail_sq,
+    trace,
+)
+
+FALSE: dict[str, Claim] = {}
+TRUE: dict[str, Claim] = {}
+
+
+def _plant(where, name, setting, relation, hypotheses, function):
+    function.__doc__ = f"Planted: {name}."
+    where[name] = claim(
+        f"planted/{name}", setting=setting, relation=relation, source="planted", hypotheses=hypotheses
+    )(function)
+
+
+def false(name, setting, relation, function, *hypotheses):
+    _plant(FALSE, name, setting, relation, hypotheses, function)
+
+
+def true(name, setting, relation, function, *hypotheses):
+    _plant(TRUE, name, setting, relation, hypotheses, function)
+
+
+PD = Quadratic.positive_definite
+SAME = Layer.no_covariate_shift
+F8 = (SAME, Layer.realisable, Layer.test_residual, Layer.budgets_within_rank)
+
+# --- Layer: in distribution ----------------------------------------------------------------------
+
+
+def _f17(v, projector=None, c=1, unseen=1):
+    seen = v.Z @ v.Pi
+    left = seen - (v.P_U if projector is None else projector) @ seen
+    return unseen * sq(v.Z - seen) + c * sq(left)
+
+
+true("f17", Layer, "==", lambda v: (v.full_ft.train_risk, _f17(v)))
+true("f17-as-difference", Layer, "==", lambda v: (v.full_ft.train_risk, sq(v.Z) - sq(v.P_U @ v.Z @ v.Pi)))
+true("f17-as-trace", Layer, "==",
+     lambda v: (trace(v.P_U @ v.Z @ v.Pi @ v.Z.T), v.pretrained.train_risk - v.full_ft.train_risk))  # fmt: skip
+false("f17-off-by-1e-6", Layer, "==", lambda v: (v.full_ft.train_risk, _f17(v, unseen=1 + 1e-6)))
+false("f17-off-by-1e-9", Layer, "==", lambda v: (v.full_ft.train_risk, _f17(v, c=1 + 1e-9)))
+false("f17-channels-for-range", Layer, "==", lambda v: (v.full_ft.train_risk, _f17(v, v.P_C)))
+false("f17-sign", Layer, "==", lambda v: (v.full_ft.train_risk, _f17(v, unseen=-1)))
+false("f17-without-pi", Layer, "==", lambda v: (v.full_ft.train_risk, sq(v.Z - v.P_U @ v.Z)))
+
+true("eq13-tail", Layer, "==",
+     lambda v: (v.lora.train_risk, tail_sq(v.population.M, v.r) + v.full_ft.train_risk))  # fmt: skip
+true("eq13-pythagoras", Layer, "==",
+     lambda v: (sq(v.population.M) - sq(svd_r(v.population.M, v.r)), v.lora.train_risk - v.full_ft.train_risk))  # fmt: skip
+false("eq13-off-by-1e-6", Layer, "==",
+      lambda v: (v.lora.train_risk, (1 + 1e-6) * tail_sq(v.population.M, v.r) + v.full_ft.train_risk))  # fmt: skip
+false("eq13-rank-off-by-one", Layer, "==",
+      lambda v: (v.lora.train_risk, tail_sq(v.population.M, v.r - 1) + v.full_ft.train_risk))  # fmt: skip
+false("eq13-of-Z", Layer, "==", lambda v: (v.lora.train_risk, tail_sq(v.Z, v.r) + v.full_ft.train_risk))
+true("eq13-of-Z-one-sided", Layer, "<=", lambda v: (v.lora.train_risk, tail_sq(v.Z, v.r) + v.full_ft.train_risk))
+true("eq23", Layer, "==",
+     lambda v: (v.s2ft.train_risk, sq((v.P_U - v.P_C) @ v.Z @ v.Pi) + v.full_ft.train_risk))  # fmt: skip
+false("eq23-transposed", Layer, "==",
+      lambda v: (v.s2ft.train_risk, sq(v.Z) - trace(v.P_C @ v.Z @ v.Pi @ v.Z.T @ v.P_C @ v.P_U) * (1 + 1e-6)))  # fmt: skip
+false("inner-with-a-transpose-dropped", Layer, "==",
+      lambda v: (trace(v.D @ v.W.T @ v.D @ v.W.T), sq(v.D @ v.W.T)))  # fmt: skip
+true("inner-rotated", Layer, "==",
+     lambda v: (trace(v.D @ v.W.T @ v.W @ v.D.T), sq(v.W @ v.D.T)))  # fmt: skip
+
+
+def _share(v, lost=0):
+    return ratio(positive_part(rank(v.Z) - v.r - lost), rank(v.Z))
+
+
+def _eq14(c=1, power=1, lost=0):
+    def sides(v):
+        bound = c * _share(v, lost) * cond_sq(v.Z) ** power * v.pretrained.train_risk
+        return tail_sq(v.population.M, v.r), bound
+
+    return sides
+
+
+true("eq14", Layer, "<=", _eq14(), Layer.residual)
+true("eq14-weakened", Layer, "<=", _eq14(1.01), Layer.residual)
+true("eq14-without-condition", Layer, "<=", _eq14(power=0), Layer.residual)
+true("eq14-half-the-exponent", Layer, "<=", _eq14(power=0.5), Layer.residual)
+false("eq14-shrunk", Layer, "<=", _eq14(0.99), Layer.residual)
+false("eq14-shrunk-without-condition", Layer, "<=", _eq14(0.99, power=0), Layer.residual)
+false("eq14-rank-off-by-one", Layer, "<=", _eq14(lost=1), Layer.residual)
+false("eq14-exponent-below", Layer, "<=", _eq14(power=-0.5), Layer.residual)
+
+# --- Layer: the chain of Lemma F.14 ---------------------------------------------------------------
+
+
+def _f14(c=1, kappa=1, delta=1):
+    def sides(v):
+        return v.s2ft.train_risk, v.full_ft.train_risk + c * v.delta_sq**delta * v.kappa_upper_sq**kappa * sq(v.Z)
+
+    return sides
+
+
+true("f14-last", Layer, "<=", _f14())
+true("f14-last-weakened", Layer, "<=", _f14(1.01))
+true("f14-last-delta-root", Layer, "<=", _f14(delta=0.5))
+false("f14-last-shrunk", Layer, "<=", _f14(0.99))
+false("f14-last-kappa-once", Layer, "<=", _f14(kappa=0.5))
+false("f14-last-no-kappa", Layer, "<=", _f14(kappa=0))
+false("f14-last-delta-twice", Layer, "<=", _f14(delta=2))
+true("full-below-lora", Layer, "<=", lambda v: (v.full_ft.train_risk, v.lora.train_risk))
+false("full-strictly-below-lora", Layer, "<", lambda v: (v.full_ft.train_risk, v.lora.train_risk))
+false("lora-below-s2ft", Layer, "<=", lambda v: (v.lora.train_risk, v.s2ft.train_risk))
+false("full-a-little-below-s2ft", Layer, "<=",
+      lambda v: (1.01 * v.full_ft.train_risk, v.s2ft.train_risk), Layer.residual)  # fmt: skip
+
+# --- Layer: out of distribution --------------------------------------------------------------------
+
+
+def _f15(label=3, below=3, frozen=3, plus=0):
+    def sides(v):
+        carried = v.root_i @ v.G
+        bound = (
+            v.pretrained.test_risk
+            + label * sq(v.P_C @ (v.B_o - v.B_i) @ v.root_o)
+            + below * sq(v.B_i @ (v.root_o - carried))
+            + frozen * sq(v.W @ (v.root_o - carried))
+        )
+        return v.s2ft.test_risk, bound
+
+    return sides
+
+
+true("f15", Layer, "<=", _f15())
+true("f15-weakened", Layer, "<=", _f15(3.03, 3.03, 3.03))
+true("f15-young", Layer, "<=", _f15(2, 4, 4))
+false("f15-2.9", Layer, "<=", _f15(2.9, 2.9, 2.9))
+false("f15-2.97", Layer, "<=", _f15(2.97, 2.97, 2.97))
+false("f15-1", Layer, "<=", _f15(1, 1, 1))
+false("f15-label-only-2", Layer, "<=", _f15(2, 3, 3))
+false("f15-no-frozen-term", Layer, "<=", _f15(3, 3, 0))
+false("f15-no-label-term", Layer, "<=", _f15(0, 3, 3))
+
+
+def _f16(label=3, below=3):
+    def sides(v):
+        unseen = v.B_i @ v.root_i @ (v.I_p - v.Pi)
+        return v.s2ft.test_risk, v.pretrained.test_risk + label * sq(
+            v.P_C @ (v.B_o - v.B_i) @ v.root_i
+        ) + below * sq(unseen)
+
+    return sides
+
+
+true("f16", Layer, "<=", _f16(), SAME)
+true("f16-sharp", Layer, "<=", _f16(1, 0), SAME)
+false("f16-shrunk", Layer, "<=", _f16(0.99, 3), SAME)
+false("f16-with-covariate-shift", Layer, "<=", _f16())
+
+
+def _f8(c=3, power=1):
+    return lambda v: (v.s2ft.test_risk, (1 + c * v.eps_sq**power) * v.pretrained.test_risk)
+
+
+true("f8-one", Layer, "<=", _f8(1), *F8)
+false("f8-shrunk", Layer, "<=", _f8(0.99), *F8)
+false("f8-nothing", Layer, "<=", _f8(0), *F8)
+false("f8-epsilon-to-the-fourth", Layer, "<=", _f8(1, 2), *F8)
+false("f8-with-covariate-shift", Layer, "<=", _f8(), *F8[1:])
+false("f8-lora", Layer, ">=", lambda v: (v.lora.test_risk, 0.5 * sq((v.B_o - v.B_i) @ v.root_i)), *F8)
+
+
+def _identity(v, projector=None, gain=1, loss=1, pi=True):
+    projector = v.P_C if projector is None else projector
+    whitened = v.root_i @ v.Pi if pi else v.root_i
+    gained, lost = sq(projector @ (v.B_o - v.W) @ whitened), sq(projector @ (v.B_o - v.B_i) @ whitened)
+    return v.s2ft.test_risk, v.pretrained.test_risk - gain * gained + loss * lost
+
+
+true("ood", Layer, "==", _identity, SAME)
+true("ood-expanded", Layer, "==",
+     lambda v: (v.s2ft.test_risk, v.pretrained.test_risk + sq(v.P_C @ v.Z @ v.Pi)
+                - 2 * inner(v.P_C @ (v.B_o - v.W) @ v.root_i @ v.Pi, v.Z)), SAME)  # fmt: skip
+false("ood-1e-6", Layer, "==", lambda v: _identity(v, gain=1 + 1e-6), SAME)
+false("ood-1e-9", Layer, "==", lambda v: _identity(v, loss=1 - 1e-9), SAME)
+false("ood-range-for-channels", Layer, "==", lambda v: _identity(v, v.P_U), SAME)
+false("ood-without-pi", Layer, "==", lambda v: _identity(v, pi=False), SAME)
+false("ood-with-covariate-shift", Layer, "==", _identity)
+false("ood-sign", Layer, "==", lambda v: _identity(v, loss=-1), SAME)
+
+# --- Layer: sample and norms -----------------------------------------------------------------------
+
+true("sample-s2ft-normal-equations", Layer, "==",
+     lambda v: ((v.upper @ v.U_C).T @ v.upper @ v.sample.s2ft.delta @ v.sample.gram,
+                (v.upper @ v.U_C).T @ v.sample.cross))  # fmt: skip
+false("sample-s2ft-population-gram", Layer, "==",
+      lambda v: ((v.upper @ v.U_C).T @ v.upper @ v.sample.s2ft.delta @ v.population.gram,
+                 (v.upper @ v.U_C).T @ v.sample.cross))  # fmt: skip
+true("weyl", Layer, "<=",
+     lambda v: list(zip(singular_values(v.P_U @ v.Z @ v.Pi), singular_values(v.Z), strict=True)))  # fmt: skip
+false("weyl-other-way", Layer, "<=",
+      lambda v: list(zip(singular_values(v.Z), singular_values(v.P_U @ v.Z @ v.Pi), strict=True)))  # fmt: skip
+true("eckart-young", Layer, "<=", lambda v: (tail_sq(v.Z, v.r), sq(v.Z - v.P_C @ v.Z) + tail_sq(v.P_C @ v.Z, v.r)))
+true("triangle", Layer, "<=", lambda v: (sqrt(sq(v.B_o - v.W)), sqrt(sq(v.B_o - v.B_i)) + sqrt(sq(v.D))))
+false("triangle-shrunk", Layer, "<=",
+      lambda v: (sqrt(sq(v.B_o - v.W)), 0.99 * (sqrt(sq(v.B_o - v.B_i)) + sqrt(sq(v.D)))))  # fmt: skip
+false("triangle-of-squares", Layer, "<=", lambda v: (sq(v.B_o - v.W), sq(v.B_o - v.B_i) + sq(v.D)))
+false("triangle-of-squares-1.98", Layer, "<=", lambda v: (sq(v.B_o - v.W), 1.98 * (sq(v.B_o - v.B_i) + sq(v.D))))
+true("operator-below-frobenius", Layer, "<=", lambda v: (op_norm_sq(v.Z), sq(v.Z)))
+true("frobenius-below-rank-operator", Layer, "<=", lambda v: (sq(v.Z), rank(v.Z) * op_norm_sq(v.Z)))
+false("frobenius-shrunk", Layer, "<=", lambda v: (sq(v.Z), 0.99 * rank(v.Z) * op_norm_sq(v.Z)))
+false("frobenius-rank-off-by-one", Layer, "<=", lambda v: (sq(v.Z), (rank(v.Z) - 1) * op_norm_sq(v.Z)), Layer.residual)
+
+# --- Quadratic -------------------------------------------------------------------------------------
+
+
+def _form(u, a, w=None):
+    return scalar(u.T @ a @ (u if w is None else w))
+
+
+true("compression", Quadratic, "<=", lambda v: (_form(v.eps, v.H_sub_inv), _form(v.eps, v.H_inv)), PD)
+true("compression-weakened", Quadratic, "<=",
+     lambda v: (_form(v.eps, v.H_sub_inv), 1.01 * _form(v.eps, v.H_inv)), PD)  # fmt: skip
+false("compression-shrunk", Quadratic, "<=",
+      lambda v: (_form(v.eps, v.H_sub_inv), 0.99 * _form(v.eps, v.H_inv)), PD)  # fmt: skip
+false("compression-shrunk-in-a-proper-subspace", Quadratic, "<=",
+      lambda v: (_form(v.eps, v.H_sub_inv), 0.99 * _form(v.eps, v.H_inv)),
+      PD, Quadratic.proper_subspace)  # fmt: skip
+false("compression-reversed", Quadratic, ">=", lambda v: (_form(v.eps_par, v.H_sub_inv), _form(v.eps_par, v.H_inv)), PD)
+false("compression-strict", Quadratic, "<",
+      lambda v: (_form(v.eps, v.H_sub_inv), _form(v.eps, v.H_inv)), PD, Quadratic.perturbed)  # fmt: skip
+true("cross-term-cauchy-schwarz", Quadratic, "<=",
+     lambda v: (_form(v.eps_par, v.H_inv, v.eps_perp) ** 2,
+                _form(v.eps_par, v.H_inv) * _form(v.eps_perp, v.H_inv)), PD)  # fmt: skip
+
+
+def _wielandt(c):
+    """Wielandt: the cosine of orthogonal vectors in the metric H^-1 is at most (kappa - 1) / (kappa + 1)."""
+
+    def sides(v):
+        k = sqrt(cond_sq(v.H))
+        return _form(v.eps_par, v.H_inv, v.eps_perp) ** 2 * (k + 1) ** 2, c * (k - 1) ** 2 * _form(
+            v.eps_par, v.H_inv
+        ) * _form(v.eps_perp, v.H_inv)
+
+    return sides
+
+
+true("cross-term-wielandt", Quadratic, "<=", _wielandt(1), PD)
+false("cross-term-wielandt-shrunk", Quadratic, "<=", _wielandt(0.99), PD)
+
+
+def _kantorovich(c):
+    def sides(v):
+        k = sqrt(cond_sq(v.H))
+        return 4 * k * _form(v.eps, v.H) * _form(v.eps, v.H_inv), c * (k + 1) ** 2 * sq(v.eps) ** 2
+
+    return sides
+
+
+true("kantorovich", Quadratic, "<=", _kantorovich(1), PD)
+false("kantorovich-shrunk", Quadratic, "<=", _kantorovich(0.99), PD)
+false("cauchy-schwarz-shrunk", Quadratic, ">=",
+      lambda v: (_form(v.eps, v.H) * _form(v.eps, v.H_inv), 1.01 * sq(v.eps) ** 2), PD)  # fmt: skip
+true("cauchy-schwarz", Quadratic, ">=",
+     lambda v: (_form(v.eps, v.H) * _form(v.eps, v.H_inv), sq(v.eps) ** 2), PD)  # fmt: skip
+true("optimum", Quadratic, "==",
+     lambda v: (v.loss(v.full_update, v.eps), -_form(v.grad + v.eps, v.H_inv) / 2), PD)  # fmt: skip
+false("optimum-sign", Quadratic, "==",
+      lambda v: (v.loss(v.full_update, v.eps), -_form(v.grad - v.eps, v.H_inv) / 2), PD)  # fmt: skip
+false("optimum-1e-6", Quadratic, "==",
+      lambda v: (v.loss(v.full_update, v.eps), -(0.5 + 1e-6) * _form(v.grad + v.eps, v.H_inv)), PD)  # fmt: skip
+false("optimum-1e-9", Quadratic, "==",
+      lambda v: (v.loss(v.full_update, v.eps), -(0.5 + 1e-9) * _form(v.grad + v.eps, v.H_inv)), PD)  # fmt: skip
+true("extra-loss", Quadratic, "==",
+     lambda v: (v.loss(v.peft_update) - v.loss(-(v.H_sub_inv @ v.grad)), _form(v.eps, v.H_sub_inv) / 2), PD)  # fmt: skip
+true("split-of-the-perturbation", Quadratic, "==",
+     lambda v: (_form(v.eps, v.H_inv), _form(v.eps_par, v.H_inv) + _form(v.eps_perp, v.H_inv)
+                + 2 * _form(v.eps_par, v.H_inv, v.eps_perp)), PD)  # fmt: skip
+false("split-without-cross-term", Quadratic, "==",
+      lambda v: (_form(v.eps, v.H_inv), _form(v.eps_par, v.H_inv) + _form(v.eps_perp, v.H_inv)), PD)  # fmt: skip
+true("subspace-inverse-needs-only-the-parallel-part", Quadratic, "==",
+     lambda v: (_form(v.eps_par, v.H_sub_inv), _form(v.eps, v.H_sub_inv)), PD)  # fmt: skip
+false("subspace-inverse-is-a-compressed-inverse", Quadratic, "==",
+      lambda v: (v.H_sub_inv, v.P @ v.P.T @ v.H_inv @ v.P @ v.P.T), PD)  # fmt: skip
+false("commuting", Quadratic, "==", lambda v: (v.H @ v.P @ v.P.T, v.P @ v.P.T @ v.H), PD)
+true("cubes-above", Quadratic, ">=", lambda v: (trace(v.H @ v.H @ v.H) * trace(v.H), sq(v.H) ** 2), PD)
+false("cubes-above-shrunk", Quadratic, ">=",
+      lambda v: (trace(v.H @ v.H @ v.H) * trace(v.H), 1.01 * sq(v.H) ** 2), PD)  # fmt: skip
+false("h-cubed-above-h", Quadratic, ">=", lambda v: (_form(v.eps, v.H @ v.H @ v.H), _form(v.eps, v.H)), PD)
+false("inverse-without-definiteness", Quadratic, "==", lambda v: (v.H @ v.H_inv, v.H.eye()))
+true("inverse", Quadratic, "==", lambda v: (v.H @ v.H_inv, v.H.eye()), PD)
+true("trace-of-inverse", Quadratic, ">=",
+     lambda v: (trace(v.H) * trace(v.H_inv), v.H.shape[0] ** 2), PD)  # fmt: skip
+false("trace-of-inverse-shrunk", Quadratic, ">=",
+      lambda v: (trace(v.H) * trace(v.H_inv), 1.01 * v.H.shape[0] ** 2), PD)  # fmt: skip
