@@ -84,6 +84,9 @@ def certify(
     raise typer.Exit(verdicts.certify(file, claims or []))
 
 
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the command line: one line on standard error and exit code 2 for input that linnet refuses."""
     # The problems are small and many: threads inside BLAS only get in the way of processes beside it.
@@ -91,8 +94,10 @@ def main() -> None:
         os.environ.setdefault(name, "1")
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer has turned Ctrl-C into this
+            print("linnet: interrupted; nothing was written", file=sys.stderr)
+        raise
     except ValueError as err:
         from linnet.errors import LinnetError
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-import numpy as np
-
 from linnet import _linalg as la
 from linnet._linalg import Array
 from linnet.errors import NonFiniteError, NotPSDError, ShapeError

@@ -113,3 +113,4 @@ def _check_sizes(net: DeepLinearNetwork, task: Regression | Moments) -> None:
             f"the network maps {net.widths[0]} to {net.widths[-1]}, the task {shape[1]} to {shape[0]}; "
             "both need the same p and q"
         )
+    la.broadcast_batch((net.batch_shape, task.batch_shape), "the network and the task")

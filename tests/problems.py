@@ -1,5 +1,6 @@
 """Strategies that draw structure (ranks, multiplicities, spectra, means), never raw floats."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,7 @@ def networks(draw, depth=st.integers(1, 6), width=st.integers(1, 8), biases=st.b
     aligned = draw(st.booleans())
     values = draw(st.sampled_from([HALVES, POSITIVE]))
     weights = []
-    for n, m in zip(widths, widths[1:], strict=False):
+    for n, m in itertools.pairwise(widths):
         k = min(m, n)
         s = np.array(draw(st.lists(values, min_size=k, max_size=k)))
         weights.append((bases(rng, m, aligned)[:, :k] * s) @ bases(rng, n, aligned)[:, :k].T)

@@ -197,30 +197,46 @@ raises a margin would end at the cut itself, where it finds rounding instead of 
 """
 
 
+CANCELLED = 1e-8
+"""Relative size below which what is left of a product or a sum is in doubt: its digits have cancelled."""
+
+
 class FloatMatrix(Matrix):
-    """A batch of float64 matrices (..., m, n); what has no value becomes NaN and does not count."""
+    """A batch of float64 matrices (..., m, n); what has no value becomes NaN and does not count.
+
+    ``size`` (...) bounds what the matrix was computed from: the norms of its factors multiplied, of its
+    terms added. What is small against it may be rounding alone.
+    """
 
     __array_ufunc__ = None  # a NumPy scalar on the left must ask this class
 
-    def __init__(self, values: np.ndarray) -> None:
+    def __init__(self, values: np.ndarray, size: np.ndarray | None = None) -> None:
         self.values = values
+        self._size = size
+
+    @property
+    def size(self) -> np.ndarray:
+        """Norms of the factors multiplied, of the terms added; its own norm if it was given."""
+        if self._size is None:
+            self._size = np.sqrt(la.sq(self.values))
+        return self._size
 
     @property
     def shape(self) -> tuple[int, int]:  # noqa: D102
         return self.values.shape[-2], self.values.shape[-1]
 
     @property
-    def T(self) -> FloatMatrix:  # type: ignore[override]  # noqa: D102
-        return FloatMatrix(la.mT(self.values))
+    def T(self) -> FloatMatrix:  # noqa: D102
+        return FloatMatrix(la.mT(self.values), self.size)
 
     def __matmul__(self, other: FloatMatrix) -> FloatMatrix:
-        return FloatMatrix(self.values @ self._like(other, "@", 1, 0))
+        return FloatMatrix(self.values @ self._like(other, "@", 1, 0), self.size * other.size)
 
     def __add__(self, other: FloatMatrix) -> FloatMatrix:
-        return FloatMatrix(self.values + self._like(other, "+"))
+        return FloatMatrix(self.values + self._like(other, "+"), self.size + other.size)
 
     def __sub__(self, other: FloatMatrix) -> FloatMatrix:
-        return FloatMatrix(self.values - self._like(other, "-"))
+        return FloatMatrix(self.values - self._like(other, "-"), self.size + other.size)
 
     def _like(self, other: Any, operation: str, mine: int | None = None, its: int | None = None) -> np.ndarray:
         """Values of the other operand; NumPy would stretch shapes that do not fit."""
@@ -232,16 +248,22 @@ class FloatMatrix(Matrix):
         return other.values
 
     def __mul__(self, other: Scalar) -> FloatMatrix:
-        return FloatMatrix(self.values * np.asarray(other, dtype=float)[..., None, None])
+        factor = np.asarray(other, dtype=float)
+        return FloatMatrix(self.values * factor[..., None, None], self.size * np.abs(factor))
 
     def pinv(self) -> FloatMatrix:  # noqa: D102
-        parts = la.decompose(_finite(self.values))
-        return FloatMatrix(np.where(clear(parts.s)[..., None, None], parts.pinv, np.nan))
+        parts = self._parts
+        return FloatMatrix(np.where(clear(parts.s, self.size)[..., None, None], parts.pinv, np.nan))
+
+    @property
+    def _parts(self) -> la.Range:
+        return la.decompose(_finite(self.values), scale=np.nan_to_num(self.size))
 
     def root(self) -> FloatMatrix:  # noqa: D102
         safe = _finite(self.values)
-        parts = la.spectrum((safe + la.mT(safe)) / 2)
-        return FloatMatrix(np.where(clear(np.sqrt(parts.values))[..., None, None], parts.power(0.5), np.nan))
+        parts = la.spectrum((safe + la.mT(safe)) / 2, scale=np.nan_to_num(self.size))
+        known, size = clear(np.sqrt(parts.values), np.sqrt(self.size)), np.sqrt(self.size)
+        return FloatMatrix(np.where(known[..., None, None], parts.power(0.5), np.nan), size)
 
     def eye(self) -> FloatMatrix:  # noqa: D102
         return FloatMatrix(np.eye(self.shape[0]))
@@ -261,12 +283,12 @@ class FloatMatrix(Matrix):
         return np.trace(self.values, axis1=-2, axis2=-1)
 
     def rank(self) -> np.ndarray:  # noqa: D102
-        parts = la.decompose(_finite(self.values))
-        return np.where(clear(parts.s), parts.rank, np.nan)
+        parts = self._parts
+        return np.where(clear(parts.s, self.size), parts.rank, np.nan)
 
     def squared_singular_values(self) -> list[np.ndarray]:  # noqa: D102
-        s = la.decompose(_finite(self.values)).s
-        s = np.where(clear(s)[..., None], s, np.nan)
+        s = self._parts.s
+        s = np.where(clear(s, self.size)[..., None], s, np.nan)
         return list(np.moveaxis(s * s, -1, 0))
 
     def truncated(self, r: int) -> FloatMatrix:  # noqa: D102
@@ -291,11 +313,15 @@ def ranks_by_policy() -> Iterator[None]:
         _doubts_count.reset(token)
 
 
-def clear(s: np.ndarray) -> np.ndarray:
-    """Whether a rank is beyond doubt: each singular value (..., k) is an exact zero or clearly positive."""
+def clear(s: np.ndarray, size: Any = 0.0) -> np.ndarray:
+    """Whether a rank is beyond doubt: each singular value (..., k) is an exact zero or clearly positive.
+
+    That is: against the largest, and the largest against the ``size`` of what it was computed from.
+    """
     if s.shape[-1] == 0 or not _doubts_count.get():
         return np.ones(s.shape[:-1], dtype=bool)
-    return ((s == 0) | (s >= CLEAR * s.max(axis=-1, keepdims=True))).all(axis=-1)
+    top = s.max(axis=-1)
+    return ((s == 0) | (s >= CLEAR * top[..., None])).all(axis=-1) & ((top == 0) | (top >= CANCELLED * size))
 
 
 def _finite(a: np.ndarray) -> np.ndarray:

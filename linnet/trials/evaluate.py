@@ -16,6 +16,9 @@ from linnet.trials.claim import Claim, Comparison, Hypothesis, Relation
 HYPOTHESIS_TOLERANCE = 1e-9
 """Relative: how well a batch in float64 must meet an equality that is a hypothesis. Exactness decides later."""
 
+SUSPECT = 1e-9
+"""Margin in float64 from which an instance is a suspect; of a strict relation also at equality."""
+
 SCALE_FLOOR = 1e-3
 """Sides smaller than this share of the instance's own scale are compared on that scale: below it, rounding rules."""
 
@@ -27,6 +30,7 @@ class Batch:
     Attributes:
         valid: whether the instance meets the hypotheses and both sides have a value.
         margin: signed violation over the scale; positive means that the claim fails there.
+        suspect: whether some relation may fail there, which exact arithmetic must decide.
         ratio: observed over stated where both are non-negative and stated is positive, else NaN.
         empty: whether both sides are zero (0/0), counted apart.
         drive: what a search should raise: grows with ratio, stays informative on both sides of 1.
@@ -34,6 +38,7 @@ class Batch:
 
     valid: np.ndarray
     margin: np.ndarray
+    suspect: np.ndarray
     ratio: np.ndarray
     empty: np.ndarray
     drive: np.ndarray
@@ -50,6 +55,7 @@ def evaluate(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis], count: i
         margin = np.full(count, -np.inf)
         ratio = np.full(count, np.nan)
         empty = np.ones(count, dtype=bool)
+        suspect = np.zeros(count, dtype=bool)
         drive = np.full(count, -np.inf)
         for c in claim.comparisons(view):
             violation, size, observed, stated = _sides(c, count)
@@ -57,6 +63,7 @@ def evaluate(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis], count: i
             m = violation / np.maximum(size, SCALE_FLOOR * unit + np.finfo(float).tiny)
             valid &= np.isfinite(m)
             margin = np.fmax(margin, m)
+            suspect |= m > (-SUSPECT if c.relation in ("<", ">") else SUSPECT)
             drive = np.fmax(drive, violation / (np.abs(observed) + np.abs(stated) + SCALE_FLOOR * unit + 1e-300))
             if c.relation == claim.relation != "==":  # the ratio belongs to the relation that the claim is known by
                 tiny = 1e-12 * unit
@@ -67,7 +74,14 @@ def evaluate(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis], count: i
             elif c.relation == "==":
                 empty &= False
     valid &= np.isfinite(margin)
-    return Batch(valid, margin, np.where(valid, ratio, np.nan), empty & valid, np.where(valid, drive, -np.inf))
+    return Batch(
+        valid=valid,
+        margin=margin,
+        suspect=suspect & valid,
+        ratio=np.where(valid, ratio, np.nan),
+        empty=empty & valid,
+        drive=np.where(valid, drive, -np.inf),
+    )
 
 
 def comparisons_at(claim: Claim, view: Any) -> list[tuple[float, float]]:

@@ -129,7 +129,8 @@ class Exact:
         return Exact(-self.value)
 
     def __abs__(self) -> Exact:
-        return Exact(abs(self.value))
+        value: Any = self.value
+        return Exact(abs(value))
 
     def __pow__(self, exponent: Any) -> Exact:
         halves = 2 * exponent
@@ -233,23 +234,24 @@ class ExactMatrix(Matrix):
         return self.core.nrows(), self.core.ncols()
 
     @property
-    def T(self) -> ExactMatrix:  # type: ignore[override]  # noqa: D102
+    def T(self) -> ExactMatrix:  # noqa: D102
         return ExactMatrix(self.core.transpose(), self.right, self.left)
 
     def __matmul__(self, other: ExactMatrix) -> ExactMatrix:
         a, b = self, other
         if a.right is None and b.left is None:
             return ExactMatrix(_mul(a.core, b.core), a.left, b.right)
+        # A half-power may stand on either side of its core: first so that two halves meet, then out of the way.
+        if a.right is not None and b.left is None and b._is_power and _same(a.right, b.right):
+            b = b._flipped
+        if b.left is not None and a.right is None and a._is_power and _same(b.left, a.left):
+            a = a._flipped
         if a.right is None and b._is_power:
             b = b._flipped
         if b.left is None and a._is_power:
             a = a._flipped
         if a.right is None and b.left is None:
             return ExactMatrix(_mul(a.core, b.core), a.left, b.right)
-        if a.right is not None and b.left is None and b._is_power and _same(a.right, b.right):
-            b = b._flipped
-        if b.left is not None and a.right is None and a._is_power and _same(b.left, a.left):
-            a = a._flipped
         if a.right is not None and b.left is not None and _same(a.right, b.left):
             return ExactMatrix(_mul(_mul(a.core, a.right.matrix), b.core), a.left, b.right)
         middle = _mul(_mul(a.core, a.right.root_balls), b.core) if a.right is not None else None
@@ -426,7 +428,8 @@ def spectrum(n: fmpq_mat) -> list[tuple[Exact, int]]:
         if factor.degree() == 1:
             found.append((Exact(fmpq(-factor[0], factor[1])), multiplicity))
         else:
-            for root, _ in factor.complex_roots():
+            roots: Any = factor.complex_roots()
+            for root, _ in roots:
                 if not (root.imag.contains(0) if hasattr(root, "imag") else True):
                     raise UndefinedError("a matrix that should be symmetric has complex eigenvalues")
                 found.append((Exact(root.real if hasattr(root, "real") else root), multiplicity))
@@ -446,12 +449,12 @@ def spectrum(n: fmpq_mat) -> list[tuple[Exact, int]]:
     return ordered
 
 
-def is_psd(n: fmpq_mat) -> bool:
-    """Return whether a rational matrix is symmetric positive semi-definite.
+def is_psd(n: fmpq_mat | arb_mat) -> bool:
+    """Return whether a matrix is rational, symmetric positive semi-definite.
 
     It is, if it is symmetric and the coefficients of its characteristic polynomial alternate in sign.
     """
-    if n.nrows() != n.ncols() or n != n.transpose():
+    if not isinstance(n, fmpq_mat) or n.nrows() != n.ncols() or n != n.transpose():
         return False
     coefficients = n.charpoly().coeffs()
     degree = n.nrows()

@@ -12,12 +12,8 @@ from linnet.trials.claim import Claim, Hypothesis
 from linnet.trials.evaluate import Batch, evaluate
 from linnet.trials.settings.base import Raw
 
-KEPT = 48
-"""Most suspicious instances kept for exact arithmetic."""
-
-SUSPECT = 1e-9
-"""Margin in float64 from which an instance is a suspect; strict relations also at equality."""
-
+KEPT, KEPT_OF_A_BATCH = 48, 8
+"""Most suspicious instances kept for exact arithmetic, of all and of one batch."""
 
 IDLE = 1e-9
 """Drive up to which the sides of an inequality are equal."""
@@ -82,10 +78,11 @@ class Tally:
             pick = np.nanmax if self.claim.relation in ("<=", "<") else np.nanmin
             both = [r for r in (self.ratio, float(pick(batch.ratio))) if np.isfinite(r)]
             self.ratio = float(pick(both))
-        suspicious = margin > (-SUSPECT if self.claim.relation in ("<", ">") else SUSPECT)
-        self.calm = max(self.calm, float(np.where(suspicious, -np.inf, margin).max()))
-        for i in np.nonzero(suspicious)[0]:
+        self.calm = max(self.calm, float(np.where(batch.suspect, -np.inf, margin).max()))
+        worst = np.argsort(-margin, kind="stable")[: int(batch.suspect.sum())]
+        for i in worst[:KEPT_OF_A_BATCH]:  # what one batch brings is mostly of one kind: leave room for others
             self.suspects.append(self._candidate(shape, raw, batch, int(i)))
+        self.unjudged = max([self.unjudged, *margin[worst[KEPT_OF_A_BATCH:]]])
         self.suspects.sort(key=lambda c: -c.margin)
         self.unjudged = max([self.unjudged, *(c.margin for c in self.suspects[KEPT:])])
         del self.suspects[KEPT:]

@@ -11,7 +11,7 @@ from linnet.trials.algebra import Matrix
 from linnet.trials.claim import Claim, Hypothesis
 from linnet.trials.exact import Exact, compare
 from linnet.trials.judge import judge
-from linnet.trials.search import SUSPECT, Candidate, Tally
+from linnet.trials.search import Candidate, Tally
 from linnet.trials.settings.base import Raw
 
 TRIED, LOWERED = 24, 5
@@ -73,9 +73,7 @@ def smallest(tally: Tally, found: Candidate, rng: np.random.Generator, per_shape
                 for k, mn in setting.parameters(shape).items()
             }
             batch = probe.look(shape, raw, per_shape)
-            threshold = -SUSPECT if claim.relation in ("<", ">") else SUSPECT
-            suspects = [{k: v[i] for k, v in raw.items()} for i in np.nonzero(batch.margin > threshold)[0]
-                        if batch.valid[i]]  # fmt: skip
+            suspects = [{k: v[i] for k, v in raw.items()} for i in np.nonzero(batch.suspect)[0]]
             for one in sorted(suspects, key=_plainness)[:TRIED]:
                 weight = weigh(claim, hypotheses, shape, one)
                 if weight is not None:

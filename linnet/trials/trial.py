@@ -13,8 +13,9 @@ import numpy as np
 from linnet.trials.certificate import certificate
 from linnet.trials.claim import Claim, Hypothesis
 from linnet.trials.climb import climb
+from linnet.trials.evaluate import SUSPECT
 from linnet.trials.judge import judge
-from linnet.trials.search import SUSPECT, Candidate, Tally, admitted_shape, draw
+from linnet.trials.search import Candidate, Tally, admitted_shape, draw
 from linnet.trials.settings.base import Raw
 from linnet.trials.shrink import smallest
 
@@ -147,8 +148,8 @@ class _Attempt:
 
     @property
     def undecided(self) -> bool:
-        """Whether a violation of a hundred times the threshold is one that exactness cannot confirm."""
-        return any(c.margin > DOUBT for c in self.unknown)
+        """Whether some violation of a hundred times the threshold was neither confirmed nor cleared exactly."""
+        return max([self.tally.unjudged, *(c.margin for c in self.unknown)]) > DOUBT
 
 
 def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, seed: int) -> _Attempt:
