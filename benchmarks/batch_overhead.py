@@ -19,8 +19,8 @@ import numpy as np
 import linnet as ln
 
 RESULT = Path(__file__).parent / "results" / "batch_overhead.json"
-BATCH = {8: 10_000, 16: 10_000, 32: 10_000, 64: 2_000}
-"""Problems a width; at 64 a fifth, since memory and time grow with its cube."""
+BATCH = {8: 10_000, 16: 10_000, 32: 10_000, 64: 1_000}
+"""Problems a width; at 64 a tenth, since memory and time grow with its cube."""
 
 
 def methods(width: int, rng: np.random.Generator) -> list[ln.Method]:
@@ -103,8 +103,8 @@ def measure(width: int, batch: int, affine: bool, repeats: int) -> dict[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=list(BATCH))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch", type=int, help="problems a width, instead of 10000 (2000 at width 64)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch", type=int, help="problems a width, instead of 10000 (1000 at width 64)")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     rows = []

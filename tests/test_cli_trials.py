@@ -1,5 +1,6 @@
 """``linnet verify``, ``show`` and ``certify`` as a user meets them: output, exit codes, one line for each refusal."""
 
+import contextlib
 import json
 import os
 import signal
@@ -187,16 +188,20 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, jobs, whole_group):
         [*LINNET, "verify", "--jobs", str(jobs), "--json", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while jobs == 2 and len(children_of(process.pid)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(4)
-    assert process.poll() is None, process.stderr.read()
-    children = children_of(process.pid)
-    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert [line for line in err.splitlines() if line.strip()] == ["linnet: interrupted; nothing was written"], err
-    time.sleep(1)
-    assert not [pid for pid in children if alive(pid)]
+    try:
+        deadline = time.monotonic() + 60
+        while jobs == 2 and len(children_of(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(4)
+        assert process.poll() is None, process.stderr.read()
+        children = children_of(process.pid)
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert [line for line in err.splitlines() if line.strip()] == ["linnet: interrupted; nothing was written"], err
+        time.sleep(1)
+        assert not [pid for pid in children if alive(pid)]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # whatever failed above, nothing may go on computing
     assert list(tmp_path.iterdir()) == []

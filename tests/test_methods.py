@@ -315,3 +315,36 @@ def test_a_tie_is_seen_through_rounding_error(seed):
     first = ln.LoRA(1, ties="first").solve(problem)
     assert problem.risk(first) == pytest.approx(np.sum(values[1:] ** 2))
     assert problem.risk(ln.LoRA(2).solve(problem)) == pytest.approx(np.sum(values[2:] ** 2))
+
+
+def test_updates_touch_only_what_they_train(rng):
+    """The twins take the trained directions on trust; this says which they are."""
+    net = ln.DeepLinearNetwork.random([4, 5, 3, 4], rng=rng, biases=True)
+    problem = ln.LayerProblem(net, 1, ln.Regression(rng.normal(size=(4, 4)), np.eye(4), mean=np.ones(4)).moments())
+    w, b = net.weights[1], net.biases[1]
+    rows = ln.S2FT([2, 1]).solve(problem).delta
+    assert np.all(rows[0] == 0)
+    assert np.all(rows[1:] != 0)
+    columns = ln.S2FT([1, 4], form="columns").solve(problem).delta
+    assert np.all(columns[:, [0, 2, 3]] == 0)
+    assert np.all(columns[:, [1, 4]] != 0)
+    mask = rng.random((3, 5)) < 0.5
+    np.testing.assert_array_equal(ln.SparseFT(mask).solve(problem).delta != 0, mask)
+    u, v = rng.normal(size=(3, 2)), rng.normal(size=(5, 2))
+    left, right = ln.FrozenFactorLoRA(left=u).solve(problem), ln.FrozenFactorLoRA(right=v).solve(problem)
+    np.testing.assert_allclose(left.delta, u @ left.right.T)
+    np.testing.assert_allclose(right.delta, right.left @ v.T)
+    np.testing.assert_array_equal(left.left, u)
+    output = ln.IA3().solve(problem)
+    scaling = output.delta / w
+    np.testing.assert_allclose(scaling, np.broadcast_to(scaling[:, :1], w.shape))
+    np.testing.assert_allclose(output.bias, scaling[:, 0] * b)
+    received = ln.IA3("input").solve(problem)
+    np.testing.assert_allclose(received.delta / w, np.broadcast_to((received.delta / w)[:1], w.shape))
+    assert received.bias is None
+    bias = ln.BitFit().solve(problem)
+    assert np.all(bias.delta == 0)
+    assert np.all(bias.bias != 0)
+    basis = rng.normal(size=(15, 2))
+    flat = ln.Subspace(basis).solve(problem).delta.ravel()
+    np.testing.assert_allclose(basis @ np.linalg.lstsq(basis, flat, rcond=None)[0], flat, atol=1e-12)

@@ -503,3 +503,42 @@ def test_the_view_is_the_same_in_both_arithmetics():
                 assert np.isnan(a) or a == pytest.approx(b, rel=1e-6, abs=1e-8), (fit, method)
         assert trace(exact.cov_i) is not None
         assert svd_r(exact.Z, 0).rank().sign() == 0
+
+
+# --- float64 knows what it cannot know ---------------------------------------------------------------
+
+
+def test_what_cancels_has_no_rank_and_rounding_has_rank_zero():
+    one = np.array([[[1.0, 2.0], [3.0, 4.0]]])
+    a = FloatMatrix(one)
+    for left, known in ((1e-16, 0.0), (1e-10, np.nan), (1e-3, 2.0)):
+        rest = (FloatMatrix(one * (1 + left)) - a).rank()[0]
+        assert rest == known or (np.isnan(rest) and np.isnan(known)), left
+    row, column = FloatMatrix(np.array([[[0.1, 0.2, -0.3]]])), FloatMatrix(np.array([[[1.0], [1.0], [1.0]]]))
+    assert (row @ column).rank()[0] == 0
+    assert not (row @ column).pinv().values.any()
+
+
+def test_a_layer_that_sees_nothing_by_cancellation_is_no_counterexample():
+    shape = LayerShape((4, 1, 5, 2), 2, 1, (0,), 1, 1, 1)
+    raw = {k: np.ones((1, *mn)) for k, mn in Layer.parameters(shape).items()}
+    raw["weight_0"] = np.array([[[2.0, 0.0, 2.0, -2.0]]])
+    raw["factor_train"] = np.array([[[-1.0], [-2.0], [0.0], [-1.0]]])
+    for id in ("yang2024/lemma-f17", "yang2024/eq-13", "conjecture/ood-identity"):
+        assert not Tally(INSTALLED[id], ()).look(shape, raw, 1).suspect[0], id
+
+
+def test_a_climb_does_not_value_sides_that_are_merely_equal():
+    shape = QuadraticShape(2, 1)
+    raw = Quadratic.draw(shape, "gaussian", 4, np.random.default_rng(0))
+    for relation, valued in (("<=", False), ("==", True)):
+        tally = Tally(make(lambda v: (sq(v.eps), sq(v.eps)), relation), (PD,))
+        assert np.isfinite(tally.height(tally.look(shape, raw, 4))).all() == valued
+
+
+def test_a_hypothesis_is_met_only_beyond_doubt():
+    equal = Hypothesis("irrational, and equal", lambda v: [(sqrt(sq(v.eps)) * 3, "==", sqrt(9 * sq(v.eps)))])
+    shape = QuadraticShape(2, 1)
+    raw = {k: np.ones((1, *mn)) for k, mn in Quadratic.parameters(shape).items()}
+    view = Quadratic.view(Quadratic.exact_instance(shape, raw, 0, ()))
+    assert judge(make(lambda v: (0, 1)), view, (equal,)).finding == "unknown"
