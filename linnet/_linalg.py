@@ -384,6 +384,17 @@ def combine_status(xp: Any, *status: Array) -> Array:
     return out
 
 
+def mask_failed(value: Array, status: Array | None) -> Array:
+    """Return ``value`` (...) with NaN where an element of a batch has a ``status`` other than OK."""
+    if status is None or (status.ndim == 0 and value.ndim == 0):
+        return value  # what stands alone was refused when it was built
+    xp = namespace(value)
+    good = xp.asarray(status) == OK
+    if is_concrete(good) and bool(xp.all(good)):
+        return value
+    return xp.where(good, value, float("nan"))
+
+
 def warn_masked(status: Array, what: str) -> None:
     """Say, for a concrete batch, how many elements failed and why."""
     if not is_concrete(status):
@@ -526,7 +537,7 @@ def spectrum(a: Array, *, rtol: float | None = None, scale: Array | None = None)
     ``scale`` (...) is the product of the sizes of the factors of ``a``, where it is a product.
     """
     xp = namespace(a)
-    w, v = xp.linalg.eigh(a)
+    w, v = _decomposed(lambda m: tuple(xp.linalg.eigh(m)), a)
     if a.shape[-1] == 0:
         return Spectrum(w, v, xp.zeros(a.shape[:-2], dtype=xp.int32))
     top = w[..., -1]
@@ -538,8 +549,23 @@ def spectrum(a: Array, *, rtol: float | None = None, scale: Array | None = None)
 def svd(a: Array) -> tuple[Array, Array, Array]:
     """Thin singular value decomposition: u (..., m, k), s (..., k) descending, vt (..., k, n)."""
     xp = namespace(a)
-    u, s, vt = xp.linalg.svd(a, full_matrices=False)
+    u, s, vt = _decomposed(lambda m: tuple(xp.linalg.svd(m, full_matrices=False)), a)
     return u, s, vt
+
+
+def _decomposed(lapack: Callable[[Array], tuple[Array, ...]], a: Array) -> tuple[Array, ...]:
+    """Decompose a batch; one non-finite element, for which LAPACK refuses them all, gets NaN instead."""
+    try:
+        return lapack(a)
+    except (np.linalg.LinAlgError, RuntimeError):
+        xp = namespace(a)
+        finite = all_finite(xp, a)
+        if bool(xp.all(finite)):
+            raise
+        parts = lapack(xp.where(finite[..., None, None], a, xp.zeros_like(a)))
+        return tuple(
+            xp.where(finite[(..., *(None,) * (part.ndim - finite.ndim))], part, float("nan")) for part in parts
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -694,10 +720,19 @@ def balanced_factors(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def nearest_psd(a: Array) -> Array:
-    """Return the nearest symmetric PSD matrix in Frobenius norm; a (..., d, d)."""
+    """Return the nearest symmetric PSD matrix in Frobenius norm; a (..., d, d).
+
+    Raises:
+        ShapeError: not square.
+        NonFiniteError: one matrix with a non-finite value.
+    """
     a = as_float(a, "matrix")
+    n = a.shape[-1] if a.ndim else 0
+    require_shape(a, "matrix", (n, n))
+    if a.ndim == 2:
+        require_finite(matrix=a)
     xp = namespace(a)
-    w, v = xp.linalg.eigh((a + mT(a)) / 2)
+    w, v = _decomposed(lambda m: tuple(xp.linalg.eigh(m)), (a + mT(a)) / 2)
     return (v * xp.where(w > 0, w, 0.0)[..., None, :]) @ mT(v)
 
 

@@ -29,6 +29,7 @@ def channel_scores(problem: LayerProblem, *, by: Criterion, form: Literal["rows"
     """
     if by not in ("weight", "activation", "product", "gradient"):
         raise ChannelError(f'by={by!r}; give "random", "weight", "activation", "product" or "gradient"')
+    _check_form(form)
     xp = la.namespace(problem.gram)
     axis = -1 if form == "rows" else -2
     if by == "gradient":
@@ -73,6 +74,7 @@ def select_channels(
     Raises:
         ChannelError: a count that does not fit, an unknown criterion, or "random" without ``rng``.
     """
+    _check_form(form)
     total = problem.d_out if form == "rows" else problem.d_in
     if not 1 <= count <= total:
         raise ChannelError(f"{count} channels of {total}; give 1 to {total}")
@@ -84,6 +86,11 @@ def select_channels(
         keys = la.to_numpy(channel_scores(problem, by=by, form=form))
         keys = -keys if largest else keys
     return np.sort(np.argsort(keys, axis=-1, kind="stable")[..., :count], axis=-1)
+
+
+def _check_form(form: str) -> None:
+    if form not in ("rows", "columns"):
+        raise ChannelError(f'form={form!r}; give "rows" or "columns"')
 
 
 def as_selection(channels: Sequence[int] | Array, size: int, like: Array) -> Array:

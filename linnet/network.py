@@ -155,13 +155,13 @@ class DeepLinearNetwork(la.Record):
         layer = self.layer_index(update.layer)
         expected = self.weights[layer].shape[-2:]
         la.require_shape(update.delta, "update.delta", tuple(expected))
-        weights = list(self.weights)
-        weights[layer] = weights[layer] + update.delta
-        biases = None if self.biases is None else list(self.biases)
-        if update.bias is not None:
+        *moved, delta, shift = la.together(*self.weights, *(self.biases or ()), update.delta, update.bias)
+        weights, biases = moved[: self.depth], None if self.biases is None else moved[self.depth :]
+        weights[layer] = weights[layer] + delta
+        if shift is not None:
             if biases is None:
-                biases = [0.0 * w[..., :, 0] for w in self.weights]
-            biases[layer] = biases[layer] + update.bias
+                biases = [0.0 * w[..., :, 0] for w in moved[: self.depth]]
+            biases[layer] = biases[layer] + shift
         return self._join((tuple(weights), None if biases is None else tuple(biases)), ())
 
     # --- builders --------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ def gradient_flow(
 
     if start.batch_shape or task.batch_shape:
         raise ShapeError("pre-training takes one network and one task; loop over a batch")
+    if not tolerance > 0:
+        raise ConvergenceError(f"tolerance {tolerance}; give a number above 0: gradient flow ends only in the limit")
     widths = start.widths
     if task.coef.shape != (widths[-1], widths[0]):
         raise ShapeError(

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from linnet import _linalg as la
 from linnet._linalg import Array
-from linnet.errors import NonFiniteError, NotPSDError, ShapeError
+from linnet.errors import NonFiniteError, NotPSDError, RankError, ShapeError
 from linnet.network import DeepLinearNetwork
 from linnet.task import Moments
 
@@ -40,6 +40,12 @@ class LayerProblem(la.Record):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", self.net.layer_index(self.layer))
+        if not isinstance(self.moments, Moments):
+            raise ShapeError(
+                f"moments is a {type(self.moments).__name__}; give task.moments(), or Moments.from_data(x, y)"
+            )
+        if self.rtol is not None and not 0 <= self.rtol < 1:
+            raise RankError(f"rtol={self.rtol}; give a relative tolerance from 0 to below 1, or None")
         p, q = self.net.widths[0], self.net.widths[-1]
         if self.moments.yx.shape[-2:] != (q, p):
             raise ShapeError(

@@ -21,7 +21,8 @@ def excess_risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
     squared error at the mean; for ``Moments`` the best linear map on them stands for the best function.
 
     Returns:
-        A float for one network on one task in NumPy, else an array over the batch axes of both.
+        A float for one network on one task in NumPy, else an array over the batch axes of both; NaN for the
+        elements that the task's ``status`` marks as unusable.
 
     Raises:
         ShapeError: the network does not map the task's inputs to its outputs.
@@ -33,7 +34,7 @@ def excess_risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
         best = task.coef
         floor = la.trace(task.yy) - la.inner(best @ task.xx, best)
         value, floor = la.together(moment_risk(net, task), floor)
-        return la.as_result(value - floor)
+        return la.as_result(la.mask_failed(value - floor, task.status))
     product, coef, cov, mean, intercept, offset = la.together(
         net.product, task.coef, task.signal_cov, task.mean, task.intercept, net.offset
     )
@@ -44,14 +45,14 @@ def excess_risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
         error = error if intercept is None else error + intercept
         error = error if offset is None else error - offset
         value = value + la.namespace(error).sum(error * error, axis=-1)
-    return la.as_result(value)
+    return la.as_result(la.mask_failed(value, task.status if task.batch_shape else None))
 
 
 def expected_risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
     """Return E|y - f(x)|^2, noise included, in squared units of y."""
     if isinstance(task, Moments):
         _check_sizes(net, task)
-        return la.as_result(moment_risk(net, task))
+        return la.as_result(la.mask_failed(moment_risk(net, task), task.status))
     noise = la.trace(task.noise_cov)
     return la.as_result(excess_risk(net, task) + noise)
 

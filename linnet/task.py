@@ -5,6 +5,7 @@ From ``Moments`` on, population and sample are the same code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ import numpy as np
 
 from linnet import _linalg as la
 from linnet._linalg import Array
-from linnet.errors import NotPSDError, ShapeError
+from linnet.errors import LinnetError, NotPSDError, ShapeError
 from linnet.network import DeepLinearNetwork
 
 
@@ -280,7 +281,7 @@ class Shift(la.Record):
     """An in-distribution task ``train`` and an out-of-distribution task ``test`` of the same sizes.
 
     The builders state the size of a label shift as the root mean square of (B_o - B_i) x over the
-    training inputs, in the units of y.
+    centred training inputs, in the units of y.
 
     Raises:
         ShapeError: the tasks differ in p or q.
@@ -349,7 +350,14 @@ class Shift(la.Record):
 def _relabelled(task: Regression, direction: Array, size: float) -> Regression:
     direction = la.host_like(direction, task.coef) if isinstance(direction, np.ndarray) else direction
     xp = la.namespace(direction, task.coef)
+    if not (math.isfinite(size) and size >= 0):
+        raise LinnetError(f"a label shift of size {size}; give a finite number >= 0, in the units of y")
     rms = xp.sqrt(la.energy(direction, task.signal_cov))
+    if size > 0 and rms.ndim == 0 and la.is_concrete(rms) and not bool(rms > 0):
+        raise LinnetError(
+            f"no label shift of size {size} exists here: the inputs or the layer carry nothing; "
+            "choose another layer or other channels, or use Shift.none"
+        )
     scale = xp.where(rms > 0, size / xp.where(rms > 0, rms, 1.0), 0.0)
     leaves = (
         task.coef + scale[..., None, None] * direction,

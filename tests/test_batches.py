@@ -173,3 +173,24 @@ def test_singular_and_regular_elements_solve_side_by_side(rng):
         for i in range(4):
             one = ln.LayerProblem(element(net, i, (4,)), 1, element(m, i, (4,)))
             np.testing.assert_allclose(many[i], method.solve(one).delta, rtol=1e-9, atol=1e-12)
+
+
+def test_what_failed_is_masked_in_every_risk_and_factor(rng):
+    net = ln.DeepLinearNetwork([np.zeros((4, 4))])
+    task = ln.Regression(np.ones((4, 4)), np.stack([np.eye(4), -np.eye(4)]))
+    for value in (
+        ln.excess_risk(net, task),
+        ln.excess_risk(net, task.moments()),
+        ln.expected_risk(net, task),
+        ln.forgetting(net, net, ln.Shift(task, task)),
+    ):
+        assert np.isfinite(value[0])
+        assert np.isnan(value[1])
+    unfinite = ln.Regression(np.ones((2, 4, 4)), np.stack([np.eye(4) * np.nan, np.eye(4)]))
+    assert np.isnan(ln.excess_risk(net, unfinite.moments())).tolist() == [True, False]
+    assert np.isnan(unfinite.sample(2, rng=rng)[0]).any(axis=(1, 2)).tolist() == [True, False]
+    tied = ln.Regression(np.stack([np.diag([3.0, 3, 1, 1]), np.diag([4.0, 3, 1, 1])]), np.eye(4))
+    with pytest.warns(MaskedWarning):
+        update = ln.LoRA(1).solve(ln.LayerProblem(net, 0, tied.moments()))
+    assert np.isnan(update.left).any(axis=(1, 2)).tolist() == [True, False]
+    np.testing.assert_allclose(update.left[1] @ update.right[1].T, update.delta[1], atol=1e-12)

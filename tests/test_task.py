@@ -99,9 +99,11 @@ def test_shifts_move_what_they_say_by_as_much_as_they_say(setting, rng):
         np.testing.assert_allclose(gap @ row_space, gap, atol=1e-12)
 
 
-def test_a_shift_that_no_input_shows_stays_put(rng):
+def test_a_shift_that_no_input_shows_is_refused(rng):
     train = ln.Regression(np.ones((2, 3)), np.zeros((3, 3)))
-    np.testing.assert_array_equal(ln.Shift.label(train, 1.0, rng=rng).test.coef, train.coef)
+    with pytest.raises(ln.LinnetError, match="no label shift of size 1.0 exists"):
+        ln.Shift.label(train, 1.0, rng=rng)
+    np.testing.assert_array_equal(ln.Shift.label(train, 0.0, rng=rng).test.coef, train.coef)
 
 
 def test_samples_below_the_rank_keep_their_number(setting, rng):

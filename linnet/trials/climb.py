@@ -146,6 +146,6 @@ class _Lineage:
             + self.rank_mu * (moves.T * weights) @ moves
         )
         grown = np.linalg.norm(self.length_path) / self.expected - 1
-        self.length = float(np.clip(self.length * np.exp(self.pull / self.damp * grown), 1e-6, 1.0))
+        self.length = float(np.clip(self.length * np.exp(min(self.pull / self.damp * grown, 50.0)), 1e-6, 1.0))
         values, self.axes = np.linalg.eigh((self.cov + self.cov.T) / 2)
         self.widths = np.sqrt(np.clip(values, 1e-12, 1e6))
