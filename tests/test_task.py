@@ -101,7 +101,7 @@ def test_shifts_move_what_they_say_by_as_much_as_they_say(setting, rng):
 
 def test_a_shift_that_no_input_shows_is_refused(rng):
     train = ln.Regression(np.ones((2, 3)), np.zeros((3, 3)))
-    with pytest.raises(ln.LinnetError, match="no label shift of size 1.0 exists"):
+    with pytest.raises(ln.LinnetError, match="no label shift of size"):
         ln.Shift.label(train, 1.0, rng=rng)
     np.testing.assert_array_equal(ln.Shift.label(train, 0.0, rng=rng).test.coef, train.coef)
 

@@ -21,7 +21,7 @@ def lora_in_closed_form(layer):
     printed = upper.pinv() @ truncated @ root.pinv()
     end_to_end = layer.W + upper @ upper.pinv() @ truncated @ root.pinv() @ lower
     return [
-        (fit.loss_drop(printed), fit.greatest_loss_drop(layer.r)),
+        Comparison(fit.loss_drop(printed), "==", fit.greatest_loss_drop(layer.r), scale=fit.energy),
         Comparison(upper.pinv() @ upper @ printed @ root @ root.pinv(), "==", printed, scale=fit.step),
         Comparison(fit.lora.delta, "==", printed, scale=fit.step),
         (fit.lora.train_risk, sq((layer.B_i - end_to_end) @ layer.root_i)),

@@ -106,13 +106,17 @@ class Fit:
         return self.view.solve(self, "full_ft")
 
     @cached_property
-    def step(self) -> Any:
-        """Size of the updates that the moments could ask for: |upper^+|_F |root^+|_F |y| (float64 margins)."""
+    def energy(self) -> Any:
+        """Size of what the risks on these moments are differences of, noise included (float64 margins)."""
         v = self.view
         if v.is_exact:
             return 0
-        reach = (sqrt(sq(v.B_i)) + _norm_product(v.weights)) ** 2 * (v.cov_i.trace() + sq(v.x)) + sq(v.noise)
-        return sqrt(sq(v.upper.pinv()) * sq(self.root.pinv()) * reach)
+        return (sqrt(sq(v.B_i)) + _norm_product(v.weights)) ** 2 * (v.cov_i.trace() + sq(v.x)) + sq(v.noise)
+
+    @cached_property
+    def step(self) -> Any:
+        """Size of the updates that the moments could ask for: |upper^+|_F |root^+|_F |y| (float64 margins)."""
+        return sqrt(sq(self.view.upper.pinv()) * sq(self.root.pinv()) * self.energy)
 
     def loss_drop(self, delta: Matrix) -> Any:
         """How far an update lowers the risk on these moments: 2 <cross, upper delta> - |upper delta root|^2."""
