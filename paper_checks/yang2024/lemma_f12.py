@@ -16,6 +16,6 @@ def s2ft_in_closed_form(layer):
     return [
         Comparison(fit.least_squares(layer.U_C), "==", layer.U_C @ trained, scale=fit.step),
         Comparison(fit.s2ft.delta, "==", layer.U_C @ trained, scale=fit.step),
-        (fit.s2ft.train_risk, sq((layer.B_i - end_to_end) @ layer.root_i)),
-        (fit.s2ft.test_risk, sq((layer.B_o - end_to_end) @ layer.root_o)),
+        Comparison(fit.s2ft.train_risk, "==", sq((layer.B_i - end_to_end) @ layer.root_i), scale=fit.spread),
+        Comparison(fit.s2ft.test_risk, "==", sq((layer.B_o - end_to_end) @ layer.root_o), scale=fit.spread),
     ]

@@ -24,6 +24,6 @@ def lora_in_closed_form(layer):
         Comparison(fit.loss_drop(printed), "==", fit.greatest_loss_drop(layer.r), scale=fit.energy),
         Comparison(upper.pinv() @ upper @ printed @ root @ root.pinv(), "==", printed, scale=fit.step),
         Comparison(fit.lora.delta, "==", printed, scale=fit.step),
-        (fit.lora.train_risk, sq((layer.B_i - end_to_end) @ layer.root_i)),
-        (fit.lora.test_risk, sq((layer.B_o - end_to_end) @ layer.root_o)),
+        Comparison(fit.lora.train_risk, "==", sq((layer.B_i - end_to_end) @ layer.root_i), scale=fit.spread),
+        Comparison(fit.lora.test_risk, "==", sq((layer.B_o - end_to_end) @ layer.root_o), scale=fit.spread),
     ]

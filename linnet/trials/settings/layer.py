@@ -116,7 +116,14 @@ class Fit:
     @cached_property
     def step(self) -> Any:
         """Size of the updates that the moments could ask for: |upper^+|_F |root^+|_F |y| (float64 margins)."""
-        return sqrt(sq(self.view.upper.pinv()) * sq(self.root.pinv()) * self.energy)
+        return 0 if self.view.is_exact else sqrt(sq(self.view.upper.pinv()) * sq(self.root.pinv()) * self.energy)
+
+    @cached_property
+    def spread(self) -> Any:
+        """Size of the excess risks that an update of size ``step`` could cause (float64 margins)."""
+        v = self.view
+        reach = sq(v.upper) * sq(v.lower) * (v.cov_i.trace() + v.cov_o.trace())
+        return 0 if v.is_exact else self.step**2 * reach + v.scale
 
     def loss_drop(self, delta: Matrix) -> Any:
         """How far an update lowers the risk on these moments: 2 <cross, upper delta> - |upper delta root|^2."""
