@@ -1,6 +1,6 @@
 """Relative error of each closed form against its exact twin, over the condition number.
 
-One problem of width 4 a cell, whose ``upper`` product or whose Gram matrix of the layer's input has the condition
+One problem of width 4 a cell, whose ``upper`` product, ``lower`` product or inputs' covariance has the condition
 number on the axis; the worst of several draws counts. The line is eps times the condition number: what a method
 that is as accurate as its input allows may lose. Writes the curve and its picture:
 
@@ -19,7 +19,7 @@ from linnet._linalg import RANK_FACTOR
 from linnet.reference import exact_least_squares, exact_low_rank, relative_error
 
 HERE = Path(__file__).parent
-SIDES = {"upper": "the upper product", "gram": "the input's Gram matrix"}
+SIDES = {"upper": "the upper product", "lower": "the lower product", "covariance": "the inputs' covariance"}
 EPS = float(np.finfo(float).eps)
 WIDTH = 4
 CUT = 1 / (2 * RANK_FACTOR * WIDTH * EPS)
@@ -29,11 +29,10 @@ CUT = 1 / (2 * RANK_FACTOR * WIDTH * EPS)
 def problem(side: str, condition: float, rng: np.random.Generator) -> ln.LayerProblem:
     """Three layers of width 4, all well-conditioned but the one that ``side`` names."""
     flat, graded = np.ones(WIDTH), np.geomspace(1.0, 1.0 / condition, WIDTH)
-    net = ln.DeepLinearNetwork.with_spectra(
-        [WIDTH] * 4, [flat, 1 + rng.random(WIDTH), graded if side == "upper" else flat], rng=rng
-    )
+    spectra = [graded if side == "lower" else flat, 1 + rng.random(WIDTH), graded if side == "upper" else flat]
+    net = ln.DeepLinearNetwork.with_spectra([WIDTH] * 4, spectra, rng=rng)
     frame = ln.haar(WIDTH, rng)
-    cov = (frame * (graded if side == "gram" else flat)) @ frame.T
+    cov = (frame * (graded if side == "covariance" else flat)) @ frame.T
     coef = rng.normal(size=(WIDTH, WIDTH))
     return ln.LayerProblem(net, 1, ln.Regression(coef, (cov + cov.T) / 2).moments())
 
@@ -75,7 +74,7 @@ def curve(conditions: np.ndarray, draws: int, seed: int = 0) -> list[dict]:
 
 
 def figure(rows: list[dict]):
-    """Draw the curves of both sides, the line eps * condition beneath."""
+    """Draw the curves of all sides, the line eps * condition beneath."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -86,7 +85,7 @@ def figure(rows: list[dict]):
     names = list(dict.fromkeys(r["method"] for r in rows))
     colours = sns.color_palette("colorblind", len(names))
     marks = ["o", "s", "D", "^", "v", "P", "X", "<", ">", "*"]
-    drawn, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True, layout="constrained")
+    drawn, axes = plt.subplots(1, 3, figsize=(13.5, 4.4), sharey=True, layout="constrained")
     for ax, (side, label) in zip(axes, SIDES.items(), strict=True):
         # Curves that coincide stay visible: hollow marks, each smaller than the one beneath.
         for i, (name, colour, mark) in enumerate(zip(names, colours, marks, strict=False)):
@@ -98,13 +97,13 @@ def figure(rows: list[dict]):
         x = np.array(sorted({r["condition"] for r in rows}))
         ax.plot(x, EPS * x, color="black", linestyle="--", linewidth=1.4, label="eps × condition number", zorder=0)
         # From here on the rank policy takes the smallest direction for zero, and the exact twin does not.
-        if side == "gram":
+        if side != "upper":
             ax.axvspan(CUT, 4e14, color="0.88", zorder=-1, label="least direction counts as zero")
         ax.set(xlim=(0.25, 4e14), xscale="log", yscale="log", xlabel=f"condition number of {label}")
         ax.grid(visible=True, which="major", linewidth=0.4, alpha=0.6)
         sns.despine(ax=ax)
     axes[0].set_ylabel("relative error of the update")
-    handles, labels = axes[1].get_legend_handles_labels()
+    handles, labels = axes[-1].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside right center", frameon=False)
     return drawn
 

@@ -4,7 +4,7 @@ NumPy in float64 is the reference; JAX and torch are guests, recognised by array
 function takes leading batch axes and cuts by mask, not by slicing, so that the same code is right for
 a batch, under ``jit`` and ``vmap``, and at exact rank loss.
 
-**Rank policy.** A singular value (or an eigenvalue of a second moment) counts as zero if it is at most
+**Rank policy.** A singular value (where only a second moment is known, its eigenvalue) counts as zero if it is at most
 
     max( RANK_FACTOR * max(m, n) * eps * largest,   CANCEL_FACTOR * sqrt(max(m, n)) * eps * scale ),
 
@@ -14,6 +14,7 @@ together from: a product whose factors cancel is zero although its own largest s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -473,6 +474,21 @@ def append_column(a: Array, v: Array) -> Array:
     )
 
 
+def prepend_column(v: Array, a: Array) -> Array:
+    """Return ``[v, a]``; v (..., m), a (..., m, n), batch axes broadcast."""
+    xp = namespace(a, v)
+    batch = np.broadcast_shapes(a.shape[:-2], v.shape[:-1])
+    return xp.concat(
+        [xp.broadcast_to(v, (*batch, v.shape[-1]))[..., :, None], xp.broadcast_to(a, (*batch, *a.shape[-2:]))], axis=-1
+    )
+
+
+def norm(v: Array) -> Array:
+    """Euclidean norm over the last axis."""
+    xp = namespace(v)
+    return xp.sqrt(xp.sum(v * v, axis=-1))
+
+
 def eye(like: Array, n: int) -> Array:
     """Identity of size ``n`` in the library, precision and place of ``like``."""
     xp = namespace(like)
@@ -546,6 +562,12 @@ def spectrum(a: Array, *, rtol: float | None = None, scale: Array | None = None)
     return Spectrum(xp.where(w > cut[..., None], w, 0.0), v, xp.astype(xp.where(negative, NOT_PSD, OK), xp.int32))
 
 
+def qr(a: Array) -> tuple[Array, Array]:
+    """Thin QR decomposition: q (..., m, k) with orthonormal columns, r (..., k, n)."""
+    q, r = _decomposed(lambda m: tuple(namespace(m).linalg.qr(m)), a)
+    return q, r
+
+
 def svd(a: Array) -> tuple[Array, Array, Array]:
     """Thin singular value decomposition: u (..., m, k), s (..., k) descending, vt (..., k, n)."""
     xp = namespace(a)
@@ -577,11 +599,15 @@ class Range:
     vt: Array
 
     @property
-    def pinv(self) -> Array:
+    def inverse(self) -> Array:
+        """Inverses of the singular values, zero for zero; (..., k)."""
         xp = namespace(self.s)
         positive = self.s > 0
-        inverse = xp.where(positive, 1.0 / xp.where(positive, self.s, 1.0), 0.0)
-        return mT(self.vt) @ (inverse[..., :, None] * mT(self.u))
+        return xp.where(positive, 1.0 / xp.where(positive, self.s, 1.0), 0.0)
+
+    @property
+    def pinv(self) -> Array:
+        return mT(self.vt) @ (self.inverse[..., :, None] * mT(self.u))
 
     @property
     def basis(self) -> Array:
@@ -616,15 +642,161 @@ def pinv(a: Array, *, rtol: float | None = None, scale: Array | None = None) -> 
     return decompose(a, rtol=rtol, scale=scale).pinv
 
 
-def rescaling(
-    a: Array,
-    second: Array,
-    moved: Array,
-    whitened: Callable[[], tuple[Array, Array]],
-    *,
-    rtol: float | None = None,
-    scale: Array | None = None,
-) -> Array:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Factors:
+    """``a = basis rest`` with the rank of ``a`` (..., m, n) decided.
+
+    Attributes:
+        basis: orthonormal basis of the column space, (..., m, k), or None for the identity; where rank is
+            lost its spare columns are zero.
+        rest: (..., k, n).
+        inverse: pseudo-inverse of ``rest``, (..., n, k).
+    """
+
+    basis: Array | None
+    rest: Array
+    inverse: Array
+
+    @property
+    def pinv(self) -> Array:
+        """Pseudo-inverse of ``a``, (..., n, m)."""
+        return self.inverse if self.basis is None else self.inverse @ mT(self.basis)
+
+    def coordinates(self, b: Array) -> Array:
+        """Return ``b basis``, (..., l, k); b (..., l, m)."""
+        return b if self.basis is None else b @ self.basis
+
+    def projected(self, b: Array) -> Array:
+        """Return the part of ``b`` (..., m, l) in the column space."""
+        return b if self.basis is None else self.basis @ (mT(self.basis) @ b)
+
+
+def factored(a: Array, *, rtol: float | None = None, scale: Array | None = None) -> Factors:
+    """Factor ``a`` (..., m, n) by the rank policy; ``scale`` (...), the sizes of its factors multiplied.
+
+    A matrix whose inverse proves it to be of full rank is inverted, or factored by Householder's QR, as
+    accurately as an SVD and at a quarter of the price; the others of a batch, and what cannot be looked at,
+    are decomposed.
+    """
+    if not is_concrete(a, scale) or 0 in a.shape[-2:]:
+        return _factored_by_svd(a, rtol, scale)
+    xp = namespace(a)
+    m, n = a.shape[-2:]
+    if m == n:
+        basis, rest = None, a
+        inverse, regular = _inverse(a)
+    elif m < n:
+        basis, rest = None, a
+        q, r = xp.linalg.qr(mT(a))
+        inverse, regular = _inverse(r)
+        inverse = q @ mT(inverse)
+    else:
+        basis, rest = xp.linalg.qr(a)
+        inverse, regular = _inverse(rest)
+    # 1 / |inverse| is at most the least singular value, |a| at least the largest.
+    cut = _zero_cut(a, xp.sqrt(sq(a)), rtol, scale)
+    bad = to_numpy(~(regular & (4 * sq(inverse) * cut * cut < 1)))
+    if not bad.any():
+        return Factors(basis, rest, inverse)
+    basis = eye(a, m) if basis is None else basis
+    floor = xp.zeros(bad.shape, dtype=a.dtype) if scale is None else scale
+
+    def slow(a: Array, floor: Array) -> tuple[Array, ...]:
+        found = _factored_by_svd(a, rtol, floor[..., 0, 0])
+        return found.basis, found.rest, found.inverse
+
+    return Factors(*patched((basis, rest, inverse), bad, slow, (a, floor[..., None, None])))
+
+
+def _factored_by_svd(a: Array, rtol: float | None, scale: Array | None) -> Factors:
+    found = decompose(a, rtol=rtol, scale=scale)
+    inverse = found.inverse
+    return Factors(found.basis, found.s[..., :, None] * found.vt, mT(found.vt) * inverse[..., None, :])
+
+
+def _inverse(a: Array) -> tuple[Array, Array]:
+    """Return the inverse of each matrix of a batch, zero where there is none, and (...) where there is one."""
+    xp = namespace(a)
+    try:
+        inverse = xp.linalg.inv(a)
+        regular = all_finite(xp, inverse)
+    except (np.linalg.LinAlgError, RuntimeError):  # NumPy and torch refuse a batch for one singular matrix
+        regular = xp.linalg.slogdet(a)[0] != 0
+        inverse = xp.linalg.inv(xp.where(regular[..., None, None], a, eye(a, a.shape[-1])))
+        regular = regular & all_finite(xp, inverse)
+    if bool(xp.all(regular)):
+        return inverse, regular
+    return xp.where(regular[..., None, None], inverse, xp.zeros_like(inverse)), regular
+
+
+def patched(
+    parts: tuple[Array, ...],
+    bad: np.ndarray,
+    slow: Callable[..., tuple[Array, ...]],
+    inputs: tuple[Array, ...],
+    piece: int = PIECE,
+) -> tuple[Array, ...]:
+    """Return ``parts`` with the elements of the batch under ``bad`` (...) replaced by ``slow(*inputs)``.
+
+    All parts and inputs are matrices (..., i, j) over batch axes that broadcast to those of ``bad``; ``slow``
+    sees at most ``piece`` elements at a time.
+    """
+    xp = namespace(*parts)
+    (where,) = np.nonzero(bad.ravel())
+
+    def flat(a: Array) -> Array:
+        return xp.reshape(xp.broadcast_to(a, (*bad.shape, *a.shape[-2:])), (-1, *a.shape[-2:]))
+
+    given = [flat(a) for a in inputs]
+    found = [[flat(a)] for a in parts]
+    for start in range(0, len(where), piece):
+        chosen = xp.asarray(where[start : start + piece])
+        for pile, value in zip(found, slow(*(a[chosen] for a in given)), strict=True):
+            pile.append(value)
+    position = np.arange(bad.size)
+    position[where] = bad.size + np.arange(len(where))
+    take = xp.asarray(position)
+    return tuple(xp.reshape(xp.concat(p, axis=0)[take], (*bad.shape, *p[0].shape[-2:])) for p in found)
+
+
+def psd_root(a: Array, *, second: Array | None = None) -> tuple[Array, Array]:
+    """Return root and inverse (..., d, d): ``a = root root^T``, and ``inverse root`` is 1 on the range, 0 off it.
+
+    The rank of the symmetric PSD matrix ``a`` is decided in the units of each variable: large ones do not hide
+    small ones. Those are the roots of ``second`` (..., d), by default the diagonal of ``a``: the second moments
+    that ``a`` is a difference of, which its rounding errors are relative to.
+    """
+    xp = namespace(a)
+    diagonal = xp.linalg.diagonal(a) if second is None else second
+    unit = xp.sqrt(xp.where(diagonal > 0, diagonal, 1.0))
+    if not is_concrete(a) or a.shape[-1] == 0:
+        return _psd_root_by_eigh(a, unit[..., None])
+    try:
+        root = xp.linalg.cholesky(a)
+    except np.linalg.LinAlgError:  # for one singular matrix NumPy refuses a batch, which must not change the others
+        root = np.zeros_like(a)
+        for index in batch_indices(a.shape[:-2]):
+            with contextlib.suppress(np.linalg.LinAlgError):
+                root[index] = np.linalg.cholesky(a[index])
+    except RuntimeError:  # torch
+        return _psd_root_by_eigh(a, unit[..., None])
+    inverse, regular = _inverse(root)
+    # The least eigenvalue in those units is at least 1 / |inverse unit|^2, the largest at most d.
+    error = 4 * (a.shape[-1] + CANCEL_FACTOR / RANK_FACTOR) * rank_rtol(a) * sq(inverse * unit[..., None, :])
+    bad = to_numpy(~(regular & (error < 1)))
+    return patched((root, inverse), bad, _psd_root_by_eigh, (a, unit[..., None])) if bad.any() else (root, inverse)
+
+
+def _psd_root_by_eigh(a: Array, unit: Array) -> tuple[Array, Array]:
+    xp = namespace(a)
+    found = spectrum(a / (unit * mT(unit)), scale=xp.ones_like(unit[..., 0, 0]) if unit.shape[-2] else None)
+    positive = found.values > 0
+    size = xp.sqrt(xp.where(positive, found.values, 1.0))[..., None, :]
+    vectors = found.vectors * xp.astype(positive, a.dtype)[..., None, :]  # what is NaN stays NaN
+    return unit * vectors * size, mT(vectors / size) / mT(unit)
+
+
+def rescaling(a: Array, b: Array, target: Array, *, rtol: float | None = None, scale: Array | None = None) -> Array:
     """Return the least-norm x (..., k) that minimises ``|a diag(x) b^T - target|_F``.
 
     The normal equations are k by k, the entrywise product of two Gram matrices; they square the condition
@@ -633,32 +805,30 @@ def rescaling(
 
     Args:
         a: (..., m, k).
-        second: ``b^T b``, (..., k, k).
-        moved: ``target b``, (..., m, k).
-        whitened: returns b (..., n, k) and target (..., m, n); called only where they are needed.
+        b: (..., n, k).
+        target: (..., m, n).
         rtol: relative tolerance of the design's rank, by default the house's.
         scale: product of the sizes of the factors of the design.
     """
-    xp = namespace(a, second, moved)
-    if not is_concrete(a, second, moved):
-        return _rescaling_by_svd(a, *whitened(), rtol, scale)
-    normal = (mT(a) @ a) * second
-    batch = np.broadcast_shapes(normal.shape[:-2], moved.shape[:-2])
-    regular: Any = True
-    try:
-        inverse = xp.linalg.inv(normal)
-    except (np.linalg.LinAlgError, RuntimeError):  # NumPy and torch refuse a batch for one singular matrix
-        regular = xp.linalg.slogdet(normal)[0] != 0
-        one = eye(normal, normal.shape[-1])
-        inverse = xp.linalg.inv(xp.where(regular[..., None, None], normal, one))
+    xp = namespace(a, b, target)
+    if not is_concrete(a, b, target, scale):
+        return _rescaling_by_svd(a, b, target, rtol, scale)[..., 0]
+    normal = (mT(a) @ a) * (mT(b) @ b)
+    inverse, regular = _inverse(normal)
     error = sq(normal) * sq(inverse) * TRUST**2
     if scale is not None:
         error = xp.maximum(error, eps(normal) ** 2 * scale**4 * sq(inverse))
-    trusted = (error < 1) & regular
-    inverse = xp.where(trusted[..., None, None], inverse, 0.0)
-    host = np.broadcast_to(to_numpy(trusted), batch)
-    x = matvec(inverse, xp.sum(a * moved, axis=-2))
-    return x if host.all() else _by_svd_in_pieces(x, ~host, (a, *whitened()), scale, rtol)
+    x = matvec(inverse, xp.sum(a * (target @ b), axis=-2))[..., None]
+    bad = np.broadcast_to(to_numpy(~(regular & (error < 1))), x.shape[:-2])
+    if not bad.any():
+        return x[..., 0]
+    floor = xp.zeros(bad.shape, dtype=a.dtype) if scale is None else scale
+
+    def slow(a: Array, b: Array, target: Array, floor: Array) -> tuple[Array, ...]:
+        return (_rescaling_by_svd(a, b, target, rtol, floor[..., 0, 0]),)
+
+    entries = a.shape[-2] * b.shape[-2] * max(a.shape[-1], 1)
+    return patched((x,), bad, slow, (a, b, target, floor[..., None, None]), max(1, PIECE // entries))[0][..., 0]
 
 
 def _rescaling_by_svd(a: Array, b: Array, target: Array, rtol: float | None, scale: Array | None) -> Array:
@@ -666,27 +836,7 @@ def _rescaling_by_svd(a: Array, b: Array, target: Array, rtol: float | None, sca
     design = a[..., :, None, :] * b[..., None, :, :]
     rows = a.shape[-2] * b.shape[-2]
     design = xp.reshape(design, (*design.shape[:-3], rows, a.shape[-1]))
-    return matvec(pinv(design, rtol=rtol, scale=scale), xp.reshape(target, (*target.shape[:-2], rows)))
-
-
-def _by_svd_in_pieces(
-    x: Array, bad: np.ndarray, parts: tuple[Array, ...], scale: Array | None, rtol: float | None
-) -> Array:
-    """Return ``x`` (..., k) with the elements under ``bad`` (...) solved by SVD, a piece of the batch at a time."""
-    xp = namespace(*parts)
-    k = parts[0].shape[-1]
-    flat = [xp.reshape(xp.broadcast_to(p, (*bad.shape, *p.shape[-2:])), (-1, *p.shape[-2:])) for p in parts]
-    scales = None if scale is None else xp.reshape(xp.broadcast_to(scale, bad.shape), (-1,))
-    (where,) = np.nonzero(bad.ravel())
-    piece = max(1, PIECE // (flat[0].shape[-2] * flat[1].shape[-2] * max(k, 1)))
-    solved = [xp.reshape(xp.broadcast_to(x, (*bad.shape, k)), (-1, k))]
-    for start in range(0, len(where), piece):
-        chosen = xp.asarray(where[start : start + piece])
-        a, b, target = (p[chosen] for p in flat)
-        solved.append(_rescaling_by_svd(a, b, target, rtol, None if scales is None else scales[chosen]))
-    position = np.arange(bad.size)
-    position[where] = bad.size + np.arange(len(where))
-    return xp.reshape(xp.concat(solved, axis=0)[xp.asarray(position)], (*bad.shape, k))
+    return pinv(design, rtol=rtol, scale=scale) @ xp.reshape(target, (*target.shape[:-2], rows, 1))
 
 
 def has_tie(s: Array, r: int, zero: Array) -> Array:

@@ -134,6 +134,13 @@ class DeepLinearNetwork(la.Record):
             out = out * size
         return out
 
+    def offset_scale(self, layer: int) -> Array:
+        """Sum over the biases below ``layer`` of the products of sizes on their way, (...); see ``scale``."""
+        out = 0.0 * self.scale(0, 0)
+        for i, b in enumerate((self.biases or ())[:layer]):
+            out = out * (self._sizes[i] if i else 1.0) + la.norm(b)
+        return out
+
     @cached_property
     def _sizes(self) -> tuple[Array, ...]:
         return tuple(la.size(w) for w in self.weights)

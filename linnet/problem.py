@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from linnet import _linalg as la
 from linnet._linalg import Array
@@ -17,14 +19,16 @@ from linnet.task import Moments
 class LayerProblem(la.Record):
     """Least squares in the update D of one layer: minimise E|y - f(x) - upper D h|^2, h the layer's input.
 
-    What methods share is computed once, on first use, and kept: the decomposition of the Gram matrix
-    of h, of the upper product, of the whitened residual.
+    In whitened inputs z (see ``Moments.roots``) h = A z and y - f(x) = T z + noise, so that the risk is
+    |T - upper D A|_F^2 plus a constant. A and T are formed without second moments: the condition number of A
+    is not squared. What methods share is computed once, on first use, and kept: the factors of A and of the
+    upper product, the SVD of the whitened residual.
 
     Attributes:
         net: the pre-trained network.
         layer: index of the layer to fine-tune, from 0.
         moments: population or sample moments; ``n`` below or above any rank.
-        rtol: relative tolerance of all ranks, the house's policy by default.
+        rtol: relative tolerance of all ranks (on singular values), the house's policy by default.
 
     Raises:
         ShapeError: the moments do not fit the network, or it has no such layer.
@@ -52,24 +56,27 @@ class LayerProblem(la.Record):
                 f"the network maps {p} to {q}, the moments {self.moments.yx.shape[-1]} to "
                 f"{self.moments.yx.shape[-2]}; both need the same p and q"
             )
-        leaves = la.together(
-            *self.net.weights,
-            *(self.net.biases or ()),
-            self.moments.xx,
-            self.moments.yx,
-            self.moments.yy,
-            self.moments.x_mean,
-            self.moments.y_mean,
+        given, m = self.net, self.moments
+        leaves = list(
+            la.together(
+                *given.weights,
+                *(given.biases or ()),
+                *(m.xx, m.yx, m.yy, m.x_mean, m.y_mean),
+                *m.roots,
+            )
         )
-        k, b = self.net.depth, len(self.net.biases or ())
-        net = DeepLinearNetwork._join((leaves[:k], leaves[k : k + b] if self.net.biases is not None else None), ())
-        status = la.namespace(leaves[0]).asarray(self.moments.status)
+        weights, biases = leaves[: given.depth], leaves[given.depth : -8]
+        net = type(given)._join((tuple(weights), None if given.biases is None else tuple(biases)), ())
+        status = la.namespace(leaves[0]).asarray(m.status)
         object.__setattr__(self, "net", net)
-        object.__setattr__(self, "moments", Moments._join((*leaves[k + b :], status), (self.moments.n,)))
+        object.__setattr__(self, "moments", Moments._join((*leaves[-8:-3], status, tuple(leaves[-3:])), (m.n,)))
         if not self.batch_shape and la.is_concrete(*leaves):
             code = int(self.status)
             if code == la.NONFINITE:
-                raise NonFiniteError("the network or the moments hold non-finite values; finite ones are needed")
+                raise NonFiniteError(
+                    "the network or the moments hold non-finite values, or values whose products overflow; "
+                    "finite ones are needed: rescale the inputs or the weights"
+                )
             if code == la.NOT_PSD:
                 raise NotPSDError(
                     "the second moment of the layer's input is not positive semi-definite; "
@@ -104,22 +111,22 @@ class LayerProblem(la.Record):
     def status(self) -> Array:
         """Per element of the batch: 0, or why it cannot be solved by any method."""
         xp = la.namespace(self.net.weights[0])
-        return la.combine_status(xp, self._finite_status, self._spectrum.status)
+        return la.combine_status(xp, self._given_status, self._status_of(*self._design))
 
     @cached_property
-    def _finite_status(self) -> Array:
-        xp = la.namespace(self.net.weights[0])
-        finite = la.all_finite(xp, *self.net.weights, *(b[..., None] for b in self.net.biases or ()))
-        own = xp.astype(xp.where(finite, la.OK, la.NONFINITE), xp.int32)
-        return la.combine_status(xp, own, self.moments.status)
+    def _given_status(self) -> Array:
+        biases = (b[..., None] for b in self.net.biases or ())
+        own = self._status_of(*self.net.weights, *biases)
+        return la.combine_status(la.namespace(own), own, self.moments.status)
+
+    @staticmethod
+    def _status_of(*arrays: Array) -> Array:
+        xp = la.namespace(*arrays)
+        return xp.astype(xp.where(la.all_finite(xp, *arrays), la.OK, la.NONFINITE), xp.int32)
 
     def _safe(self, a: Array) -> Array:
         """Return ``a`` with the elements that cannot be solved replaced by zeros: LAPACK must not see them."""
-        xp = la.namespace(a)
-        status = self._finite_status
-        if la.is_concrete(status) and not bool(xp.any(status != la.OK)):
-            return a
-        return xp.where((status == la.OK)[..., None, None], a, xp.zeros_like(a))
+        return _zeroed(a, self._given_status)
 
     def _safe_vector(self, a: Array) -> Array:
         return self._safe(a[..., None])[..., 0]
@@ -148,35 +155,42 @@ class LayerProblem(la.Record):
         return self._safe(self.net.upper(self.layer))
 
     @cached_property
-    def _cross_and_gram(self) -> tuple[Array, Array]:
-        m = self.moments
-        carried = self._safe(m.xx) @ la.mT(self.lower)  # E[x h^T] before offsets
-        gram = self.lower @ carried
-        target = self._safe(m.yx) @ la.mT(self.lower)  # E[y h^T] before offsets
-        below = self.net.offset_below(self.layer)
-        if below is not None:
-            shift = la.matvec(self.lower, m.x_mean) if m.x_mean is not None else 0.0 * below
-            carried = carried + (0.0 if m.x_mean is None else la.outer(m.x_mean, below))
-            gram = gram + la.outer(shift, below) + la.outer(below, shift) + la.outer(below, below)
-            target = target + (0.0 if m.y_mean is None else la.outer(m.y_mean, below))
-        cross = target - self.upper @ (self.weight @ (self.lower @ carried))
-        offset = self.net.offset
-        if offset is not None:
-            cross = cross - la.outer(offset, self.input_mean)
-        return self._safe(cross), self._safe((gram + la.mT(gram)) / 2)
+    def _design(self) -> tuple[Array, Array]:
+        """A (..., d_in, k) and T (..., q, k): the layer's input and the residual on whitened inputs.
 
-    @property
+        With biases or means the first whitened input is the constant 1.
+        """
+        root, seen, _ = self.moments.roots
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows gets a status
+            a = self.lower @ self._safe(root)
+            t = self._safe(seen) - self.upper @ (self.weight @ a)
+            if self.has_biases or self.moments.x_mean is not None:
+                a = la.prepend_column(self.input_mean, a)
+                t = la.prepend_column(self.residual_mean, t)
+        return a, t
+
+    @cached_property
+    def inputs(self) -> Array:
+        """A, (..., d_in, k): the layer's input is A z, z whitened inputs of unit second moment."""
+        return _zeroed(self._design[0], self.status)
+
+    @cached_property
+    def target(self) -> Array:
+        """T, (..., q, k): the residual y - f(x) is T z and noise that no input explains."""
+        return _zeroed(self._design[1], self.status)
+
+    @cached_property
     def cross(self) -> Array:
         """E[(y - f(x)) h^T], (..., q, d_in): the residual's second moment with the layer's input.
 
         The gradient of the risk with respect to the layer is -2 upper^T cross.
         """
-        return self._cross_and_gram[0]
+        return self.target @ la.mT(self.inputs)
 
-    @property
+    @cached_property
     def gram(self) -> Array:
         """E[h h^T], (..., d_in, d_in)."""
-        return self._cross_and_gram[1]
+        return self.inputs @ la.mT(self.inputs)
 
     @cached_property
     def input_mean(self) -> Array:
@@ -198,22 +212,16 @@ class LayerProblem(la.Record):
 
     @cached_property
     def reach_scale(self) -> Array:
-        """Product of the sizes of the factors of the layer's input, (...): what its rounding is relative to."""
-        return self.net.scale(0, self.layer) * self._input_size
+        """Sum over the layer's input of the products of its factors' sizes, (...): its rounding is relative to it."""
+        m = self.moments
+        scale = self.net.scale(0, self.layer) * la.size(self._safe(m.roots[0]))
+        if m.x_mean is not None:
+            scale = scale + self.net.scale(0, self.layer) * la.norm(self._safe_vector(m.x_mean))
+        return scale + self.net.offset_scale(self.layer)
 
     @cached_property
-    def _input_size(self) -> Array:
-        xp = la.namespace(self.gram)
-        return xp.sqrt(la.size(self._safe(self.moments.xx)))
-
-    @cached_property
-    def _gram_scale(self) -> Array:
-        lower = self.net.scale(0, self.layer) if self.layer <= 1 else la.size(self.lower)
-        return self.reach_scale * lower * self._input_size
-
-    @cached_property
-    def _spectrum(self) -> la.Spectrum:
-        return la.spectrum(self.gram, rtol=self.rtol, scale=self._gram_scale)
+    def _input_factors(self) -> la.Factors:
+        return la.factored(la.mT(self.inputs), rtol=self.rtol, scale=self.reach_scale)
 
     @cached_property
     def upper_scale(self) -> Array:
@@ -221,54 +229,35 @@ class LayerProblem(la.Record):
         return self.net.scale(self.layer + 1, self.net.depth)
 
     @cached_property
-    def upper_range(self) -> la.Range:
-        """Decomposition of the upper product: its pseudo-inverse, the projector on its range."""
-        return la.decompose(self.upper, rtol=self.rtol, scale=self.upper_scale)
+    def _upper_factors(self) -> la.Factors:
+        return la.factored(self.upper, rtol=self.rtol, scale=self.upper_scale)
 
     @cached_property
     def upper_pinv(self) -> Array:
         """Pseudo-inverse of the upper product, (..., d_out, q)."""
-        return self.upper_range.pinv
+        return self._upper_factors.pinv
 
     @cached_property
     def root(self) -> Array:
-        """gram^(1/2), symmetric, (..., d_in, d_in)."""
-        return self._spectrum.power(0.5)
+        """A root of the Gram matrix, (..., d_in, k): ``root root^T = gram``."""
+        return la.mT(self._input_factors.rest)
 
     @cached_property
     def root_pinv(self) -> Array:
-        """Pseudo-inverse of the root, (..., d_in, d_in)."""
-        return self._spectrum.power(-0.5)
+        """Pseudo-inverse of the root, (..., k, d_in)."""
+        return la.mT(self._input_factors.inverse)
 
     @cached_property
     def whitened(self) -> Array:
-        """cross root^+, (..., q, d_in): the residual on whitened inputs."""
-        return self.cross @ self.root_pinv
+        """cross root^+^T, (..., q, k): the residual on what the layer sees of whitened inputs."""
+        return self._input_factors.coordinates(self.target)
 
     @cached_property
     def constant(self) -> Array:
         """The constant that stands for 1 beside the layer's input: of its size, so that units do not matter."""
-        xp = la.namespace(self.gram)
-        power = la.trace(self.gram)
+        xp = la.namespace(self.inputs)
+        power = la.sq(self.inputs)
         return xp.sqrt(xp.where(power > 0, power, 1.0))
-
-    @cached_property
-    def affine_gram(self) -> Array:
-        """Second moment of the layer's input and a constant c, (..., d_in + 1, d_in + 1)."""
-        xp, c = la.namespace(self.gram), self.constant
-        mean = self.input_mean * c[..., None]
-        top = la.append_column(self.gram, mean)
-        last = la.append_column(mean[..., None, :], (c * c)[..., None])
-        return xp.concat([top, xp.broadcast_to(last, (*top.shape[:-2], 1, top.shape[-1]))], axis=-2)
-
-    @cached_property
-    def affine_cross(self) -> Array:
-        """E[(y - f(x)) (h, c)^T], (..., q, d_in + 1)."""
-        return la.append_column(self.cross, self.residual_mean * self.constant[..., None])
-
-    @cached_property
-    def _affine_spectrum(self) -> la.Spectrum:
-        return la.spectrum(self.affine_gram, rtol=self.rtol, scale=self._gram_scale)
 
     @cached_property
     def affine_weight(self) -> Array:
@@ -277,14 +266,21 @@ class LayerProblem(la.Record):
         return la.append_column(self.weight, bias / self.constant[..., None])
 
     @cached_property
+    def _affine_factors(self) -> la.Factors:
+        columns = la.mT(self.inputs)  # (..., k, d_in), the first row the constant's
+        first = la.host_like(np.arange(columns.shape[-2]) == 0, columns)
+        both = la.append_column(columns, self.constant[..., None] * first)
+        return la.factored(both, rtol=self.rtol, scale=self.reach_scale + self.constant)
+
+    @cached_property
     def affine_root(self) -> Array:
-        """Root of the second moment of the layer's input and a constant c, (..., d_in + 1, d_in + 1)."""
-        return self._affine_spectrum.power(0.5)
+        """A root of the second moment of the layer's input and a constant c, (..., d_in + 1, k)."""
+        return la.mT(self._affine_factors.rest)
 
     @cached_property
     def affine_whitened(self) -> Array:
-        """The residual on whitened inputs and constant, (..., q, d_in + 1)."""
-        return self.affine_cross @ self._affine_spectrum.power(-0.5)
+        """The residual on whitened inputs and constant, (..., q, k)."""
+        return self._affine_factors.coordinates(self.target)
 
     @cached_property
     def regression(self) -> Array:
@@ -293,9 +289,8 @@ class LayerProblem(la.Record):
 
     @cached_property
     def residual(self) -> Array:
-        """M = P_U cross root^+, (..., q, d_in): the whitened residual that the layer can reach."""
-        u = self.upper_range.basis
-        return u @ (la.mT(u) @ self.whitened)
+        """M = P_U cross root^+^T, (..., q, k): the whitened residual that the layer can reach."""
+        return self._upper_factors.projected(self.whitened)
 
     @cached_property
     def residual_svd(self) -> tuple[Array, Array, Array]:
@@ -305,26 +300,31 @@ class LayerProblem(la.Record):
     @cached_property
     def residual_floor(self) -> Array:
         """Size below which a singular value of ``residual`` is rounding error, (...)."""
-        xp = la.namespace(self.residual)
-        m = self.moments
-        signal = la.trace(self._safe(m.yy))
-        output = la.sq(self._safe(self.net.product)) * xp.sqrt(la.sq(self._safe(m.xx)))
-        return la.rank_rtol(self.residual, self.rtol) * xp.sqrt(signal + output)
+        root, seen, _ = self.moments.roots
+        carried = self.net.scale(0, self.net.depth) * la.size(self._safe(root))
+        return la.rank_rtol(self.residual, self.rtol) * (la.size(self._safe(seen)) + carried)
 
     # --- risk ------------------------------------------------------------------------------------
 
     @cached_property
-    def initial_risk(self) -> Array:
+    def initial_risk(self) -> Any:
         """E|y - f(x)|^2 of the pre-trained network on these moments, (...)."""
-        from linnet.risk import moment_risk
+        from linnet.risk import expected_risk
 
-        return moment_risk(self.net, self.moments)
+        return expected_risk(self.net, self.moments)
 
-    def risk(self, update: Update) -> Array:
+    def risk(self, update: Update) -> Any:
         """E|y - f(x)|^2 on these moments after ``update``, (...): the objective that methods minimise."""
-        from linnet.risk import moment_risk
+        from linnet.risk import expected_risk
 
-        return la.as_result(moment_risk(self.net.updated(update), self.moments))
+        return expected_risk(self.net.updated(update), self.moments)
+
+
+def _zeroed(a: Array, status: Array) -> Array:
+    xp = la.namespace(a)
+    if la.is_concrete(status) and not bool(xp.any(status != la.OK)):
+        return a
+    return xp.where((status == la.OK)[..., None, None], a, xp.zeros_like(a))
 
 
 @dataclass(frozen=True, eq=False)

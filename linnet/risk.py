@@ -18,7 +18,8 @@ def excess_risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
     """Return E|y - f(x)|^2 less the least that any function reaches, in squared units of y.
 
     For a ``Regression`` with coefficients B that is ``tr[(B - F) signal_cov (B - F)^T]`` plus the
-    squared error at the mean; for ``Moments`` the best linear map on them stands for the best function.
+    squared error at the mean; for ``Moments`` the best affine map on them (the best linear one, where they
+    carry no means) stands for the best function, as in ``Regression.from_moments``.
 
     Returns:
         A float for one network on one task in NumPy, else an array over the batch axes of both; NaN for the
@@ -31,10 +32,7 @@ def excess_risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
     """
     _check_sizes(net, task)
     if isinstance(task, Moments):
-        best = task.coef
-        floor = la.trace(task.yy) - la.inner(best @ task.xx, best)
-        value, floor = la.together(moment_risk(net, task), floor)
-        return la.as_result(la.mask_failed(value - floor, task.status))
+        return la.as_result(la.mask_failed(_explainable(net, task), task.status))
     product, coef, cov, mean, intercept, offset = la.together(
         net.product, task.coef, task.signal_cov, task.mean, task.intercept, net.offset
     )
@@ -52,7 +50,8 @@ def expected_risk(net: DeepLinearNetwork, task: Regression | Moments) -> Any:
     """Return E|y - f(x)|^2, noise included, in squared units of y."""
     if isinstance(task, Moments):
         _check_sizes(net, task)
-        return la.as_result(la.mask_failed(moment_risk(net, task), task.status))
+        explainable, spare = la.together(_explainable(net, task), task.roots[2])
+        return la.as_result(la.mask_failed(explainable + spare, task.status))
     noise = la.trace(task.noise_cov)
     return la.as_result(excess_risk(net, task) + noise)
 
@@ -93,18 +92,17 @@ def bias_variance(method: Method, problem: LayerProblem, sample: Moments, task: 
     return BiasVariance(excess_risk(population, task), excess_risk(fitted, here))
 
 
-def moment_risk(net: DeepLinearNetwork, moments: Moments) -> Array:
-    """E|y - f(x)|^2 from second moments, (...)."""
-    product, xx, yx, yy, x_mean, y_mean, offset = la.together(
-        net.product, moments.xx, moments.yx, moments.yy, moments.x_mean, moments.y_mean, net.offset
+def _explainable(net: DeepLinearNetwork, moments: Moments) -> Array:
+    """Return the part of E|y - f(x)|^2 that an affine map (linear, without means) could explain, (...)."""
+    product, root, seen, x_mean, y_mean, offset = la.together(
+        net.product, *moments.roots[:2], moments.x_mean, moments.y_mean, net.offset
     )
-    xp = la.namespace(product)
-    value = la.trace(yy) - 2 * la.inner(product, yx) + la.inner(product @ xx, product)
-    if offset is not None:
-        value = value + xp.sum(offset * offset, axis=-1)
-        if x_mean is not None:
-            value = value - 2 * xp.sum(offset * (y_mean - la.matvec(product, x_mean)), axis=-1)
-    return xp.where(value < 0, xp.zeros_like(value), value)
+    value = la.sq(seen - product @ root)
+    if x_mean is None and offset is None:
+        return value
+    error = 0.0 if x_mean is None else y_mean - la.matvec(product, x_mean)
+    error = error if offset is None else error - offset
+    return value + la.namespace(error).sum(error * error, axis=-1)
 
 
 def _check_sizes(net: DeepLinearNetwork, task: Regression | Moments) -> None:

@@ -1,6 +1,7 @@
 """Tasks: shifted linear regressions, their second moments, and samples of them.
 
-From ``Moments`` on, population and sample are the same code.
+From ``Moments`` on, population and sample are the same code. It works on roots of the second moments, not on
+the moments themselves: multiplied out, those square the condition number.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Moments(la.Record):
         y_mean: E[y], (..., q); None means zero.
         n: number of samples averaged, None for a population.
         status: per element of the batch: 0, or why it cannot be used.
+        factors: roots of the second moments, where the maker has better ones than the moments give; see ``roots``.
 
     Raises:
         ShapeError: lengths that do not fit.
@@ -46,6 +48,7 @@ class Moments(la.Record):
     y_mean: Array | None = None
     n: int | None = None
     status: Array | None = None
+    factors: tuple[Array, Array, Array] | None = None
 
     def __post_init__(self) -> None:
         xx, yx, yy = (la.as_float(getattr(self, k), k) for k in ("xx", "yx", "yy"))
@@ -64,43 +67,49 @@ class Moments(la.Record):
         for k, v in zip(("xx", "yx", "yy", "x_mean", "y_mean"), la.together(xx, yx, yy, xm, ym), strict=True):
             object.__setattr__(self, k, v)
         if self.status is None:
-            if not self.batch_shape:
+            xp = la.namespace(self.xx)
+            means = [None if m is None else m[..., None] for m in (self.x_mean, self.y_mean)]
+            finite = la.all_finite(xp, self.xx, self.yx, self.yy, *means)
+            bad = xp.astype(xp.where(finite, la.OK, la.NONFINITE), xp.int32)
+            status = la.combine_status(xp, bad, la.psd_status(xp, self.xx), la.psd_status(xp, self.yy))
+            least, allowed = self._joint()
+            joint = xp.astype(xp.where(finite & (least < -allowed), la.NOT_PSD, la.OK), xp.int32)
+            object.__setattr__(self, "status", la.combine_status(xp, status, joint))
+            if not self.batch_shape and la.is_concrete(status) and int(self.status or 0) != la.OK:
                 la.require_finite(xx=self.xx, yx=self.yx, yy=self.yy, x_mean=self.x_mean, y_mean=self.y_mean)
                 la.require_psd(self.xx, "xx")
                 la.require_psd(self.yy, "yy")
-                self._require_joint()
-            xp = la.namespace(self.xx)
-            finite = la.all_finite(
-                xp,
-                self.xx,
-                self.yx,
-                self.yy,
-                *(None if m is None else m[..., None] for m in (self.x_mean, self.y_mean)),
-            )
-            bad = xp.astype(xp.where(finite, la.OK, la.NONFINITE), xp.int32)
-            object.__setattr__(
-                self, "status", la.combine_status(xp, bad, la.psd_status(xp, self.xx), la.psd_status(xp, self.yy))
-            )
+                raise NotPSDError(
+                    "the second moments of x and y together, less the means', are not positive semi-definite "
+                    f"(smallest eigenvalue {float(least):.3g} in units of each variable); take all of xx, yx, yy and "
+                    "the means from the same samples, as Moments.from_data does"
+                )
 
-    def _require_joint(self) -> None:
-        """Refuse moments that no law has: a residual's covariance that is not PSD, or a mean too large."""
-        if not la.is_concrete(self.xx, self.yx, self.yy, self.x_mean, self.y_mean):
-            return
-        xx, yx, yy = (la.to_numpy(a) for a in (self.xx, self.yx, self.yy))
-        if self.x_mean is not None and self.y_mean is not None:
-            xm, ym = la.to_numpy(self.x_mean), la.to_numpy(self.y_mean)
-            xx, yx, yy = xx - np.outer(xm, xm), yx - np.outer(ym, xm), yy - np.outer(ym, ym)
-        # In units of each variable, so that large ones do not hide small ones.
-        unit = np.sqrt([*np.diagonal(la.to_numpy(self.xx)), *np.diagonal(la.to_numpy(self.yy))])
-        unit[unit == 0] = 1.0
-        joint = np.block([[xx, yx.T], [yx, yy]]) / np.outer(unit, unit)
-        least = float(np.linalg.eigvalsh((joint + joint.T) / 2)[0])
-        if least < -1e4 * la.rank_rtol(joint.astype(la.to_numpy(self.xx).dtype)):
-            raise NotPSDError(
-                f"the second moments of x and y together, less the means', are not positive semi-definite (smallest "
-                f"eigenvalue {least:.3g} in units of each variable); take all of xx, yx, yy and the means from the "
-                "same samples, as Moments.from_data does"
-            )
+    def _joint(self) -> tuple[Array, float]:
+        """Return the least eigenvalue of the joint covariance of x and y, (...), and how far below zero it may be.
+
+        In units of each variable, so that large ones do not hide small ones.
+        """
+        xx, yx, yy = self._centred()
+        xp = la.namespace(xx)
+        batch = self.batch_shape
+        q, p = yx.shape[-2:]
+        xx, yx, yy = (xp.broadcast_to(a, (*batch, *a.shape[-2:])) for a in (xx, yx, yy))
+        joint = xp.concat([xp.concat([xx, la.mT(yx)], axis=-1), xp.concat([yx, yy], axis=-1)], axis=-2)
+        power = [xp.broadcast_to(xp.linalg.diagonal(a), (*batch, n)) for a, n in ((self.xx, p), (self.yy, q))]
+        variance = xp.concat(power, axis=-1)
+        unit = xp.sqrt(xp.where(variance > 0, variance, 1.0))
+        scaled = joint / la.outer(unit, unit)
+        finite = la.all_finite(xp, scaled)
+        safe = xp.where(finite[..., None, None], scaled, xp.zeros_like(scaled))
+        return xp.min(xp.linalg.eigvalsh((safe + la.mT(safe)) / 2), axis=-1), 1e4 * la.rank_rtol(joint)
+
+    def _centred(self) -> tuple[Array, Array, Array]:
+        """Return xx, yx, yy less what the means make of them."""
+        if self.x_mean is None or self.y_mean is None:
+            return self.xx, self.yx, self.yy
+        xm, ym = self.x_mean, self.y_mean
+        return self.xx - la.outer(xm, xm), self.yx - la.outer(ym, xm), self.yy - la.outer(ym, ym)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -122,23 +131,49 @@ class Moments(la.Record):
         xp = la.namespace(x, y)
         if len(x.shape) == 2 and len(y.shape) == 2:
             la.require_finite(x=x, y=y)
-        finite = la.all_finite(xp, x, y)
+        xm, ym = xp.mean(x, axis=-2), xp.mean(y, axis=-2)
+        # By QR of the samples: the rank and the small directions of xx are lost once it is multiplied out.
+        centred, target = (x - xm[..., None, :]) / n**0.5, (y - ym[..., None, :]) / n**0.5
+        basis, root = la.qr(centred)
+        seen = la.mT(basis) @ target
+        second = (la.mT(x) @ x / n, la.mT(y) @ x / n, la.mT(y) @ y / n)
+        finite = la.all_finite(xp, x, y, *second)
         return cls._join(
             (
-                la.mT(x) @ x / n,
-                la.mT(y) @ x / n,
-                la.mT(y) @ y / n,
-                xp.mean(x, axis=-2),
-                xp.mean(y, axis=-2),
+                *second,
+                xm,
+                ym,
                 xp.astype(xp.where(finite, la.OK, la.NONFINITE), xp.int32),
+                (la.mT(root), la.mT(seen), la.sq(target - basis @ seen)),
             ),
             (n,),
         )
 
     @cached_property
+    def roots(self) -> tuple[Array, Array, Array]:
+        """F (..., p, k), C (..., q, k) and the spare power s (...), on whitened inputs z of unit second moment.
+
+        x = mean + F z and y = mean + C z + e with E[e z^T] = 0, E|e|^2 = s: F F^T is the covariance of x
+        (its second moment, where there are no means), C F^T that of y with x. Columns of z that x does
+        not have are zero in F.
+        """
+        if self.factors is not None:
+            return self.factors
+        xx, yx, yy = self._centred()
+        second = la.namespace(xx).linalg.diagonal(self.xx)
+        root, inverse = la.psd_root((xx + la.mT(xx)) / 2, second=second)
+        seen = yx @ la.mT(inverse)
+        spare = la.trace(yy) - la.sq(seen)
+        return root, seen, la.namespace(spare).where(spare < 0, 0.0 * spare, spare)
+
+    @cached_property
     def coef(self) -> Array:
-        """Least-norm best linear map E[y x^T] E[x x^T]^+, (..., q, p)."""
-        return self.yx @ la.spectrum(self.xx).power(-1.0)
+        """Least-norm best linear map E[y x^T] E[x x^T]^+, (..., q, p); NaN where ``status`` says so."""
+        root, seen, _ = self.roots
+        if self.x_mean is not None and self.y_mean is not None:
+            root, seen = la.append_column(root, self.x_mean), la.append_column(seen, self.y_mean)
+        out = seen @ la.factored(root).pinv
+        return la.mask_failed(out, None if self.status is None else self.status[..., None, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +244,15 @@ class Regression(la.Record):
         return la.combine_status(xp, bad, la.psd_status(xp, self.signal_cov), la.psd_status(xp, self.noise_cov))
 
     @cached_property
+    def root(self) -> Array:
+        """F with F F^T = signal_cov, (..., p, p); NaN where ``status`` says that there is none."""
+        return la.mask_failed(la.psd_root(self.signal_cov)[0], self._failed)
+
+    @property
+    def _failed(self) -> Array | None:
+        return self.status[..., None, None] if self.batch_shape else None
+
+    @cached_property
     def x_mean(self) -> Array:
         """E[x], (..., p)."""
         return 0.0 * self.coef[..., 0, :] if self.mean is None else self.mean
@@ -223,13 +267,12 @@ class Regression(la.Record):
         """Population second moments about zero."""
         yx = self.coef @ self.signal_cov
         yy = yx @ la.mT(self.coef) + self.noise_cov
+        factors = (self.root, self.coef @ self.root, la.trace(self.noise_cov))
         if self.mean is None and self.intercept is None:
-            return Moments._join((self.signal_cov, yx, yy, None, None, self.status), (None,))
+            return Moments._join((self.signal_cov, yx, yy, None, None, self.status, factors), (None,))
         xm, ym = self.x_mean, self.y_mean
-        return Moments._join(
-            (self.signal_cov + la.outer(xm, xm), yx + la.outer(ym, xm), yy + la.outer(ym, ym), xm, ym, self.status),
-            (None,),
-        )
+        second = self.signal_cov + la.outer(xm, xm), yx + la.outer(ym, xm), yy + la.outer(ym, ym)
+        return Moments._join((*second, xm, ym, self.status, factors), (None,))
 
     def sample(self, n: int, *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw ``n`` independent Gaussian samples: x (..., n, p) and y (..., n, q), in NumPy.
@@ -237,38 +280,35 @@ class Regression(la.Record):
         Raises:
             ShapeError: n below 1.
         """
-        if n < 1:
-            raise ShapeError(f"n = {n} samples; give at least 1")
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise ShapeError(f"n = {n!r} samples; give a whole number >= 1")
         here = self.to(np)
         q, p = here.coef.shape[-2:]
-        x = rng.normal(size=(*self.batch_shape, n, p)) @ la.spectrum(here.signal_cov).power(0.5)
+        x = rng.normal(size=(*self.batch_shape, n, p)) @ la.mT(here.root)
         if here.mean is not None:
             x = x + here.mean[..., None, :]
-        y = x @ la.mT(here.coef) + rng.normal(size=(*self.batch_shape, n, q)) @ la.spectrum(here.noise_cov).power(0.5)
+        y = x @ la.mT(here.coef) + rng.normal(size=(*self.batch_shape, n, q)) @ la.mT(la.psd_root(here.noise_cov)[0])
         if here.intercept is not None:
             y = y + here.intercept[..., None, :]
-        return x, y
+        return la.mask_failed(x, here._failed), la.mask_failed(y, here._failed)
 
     @classmethod
     def from_moments(cls, moments: Moments) -> Self:
         """Task of the same moments: the best affine map, what it leaves as noise.
 
-        Centred where the moments carry means, through the origin where they do not.
+        Centred where the moments carry means, through the origin where they do not. Where inputs depend on
+        each other, it is the map of least norm in units of each input.
         """
-        if moments.x_mean is None or moments.y_mean is None:
-            xx, yx, yy, mean, ym = moments.xx, moments.yx, moments.yy, None, None
-        else:
-            mean, ym = moments.x_mean, moments.y_mean
-            xx, yx, yy = (
-                moments.xx - la.outer(mean, mean),
-                moments.yx - la.outer(ym, mean),
-                moments.yy - la.outer(ym, ym),
-            )
-        s = la.spectrum((xx + la.mT(xx)) / 2)
-        coef = yx @ s.power(-1.0)
+        root, seen, _ = moments.roots
+        xp = la.namespace(root)
+        unit = la.norm(root)
+        unit = xp.where(unit > 0, unit, 1.0)
+        coef = seen @ la.factored(root / unit[..., None]).pinv / unit[..., None, :]
+        _, yx, yy = moments._centred()
         noise = la.nearest_psd(yy - coef @ la.mT(yx))
+        mean, ym = moments.x_mean, moments.y_mean
         intercept = None if ym is None or mean is None else ym - la.matvec(coef, mean)
-        return cls(coef=coef, signal_cov=s.power(1.0), noise_cov=noise, mean=mean, intercept=intercept)
+        return cls(coef=coef, signal_cov=root @ la.mT(root), noise_cov=noise, mean=mean, intercept=intercept)
 
     @classmethod
     def from_data(cls, x: Array, y: Array) -> Self:

@@ -121,7 +121,7 @@ def test_twins_take_one_problem_at_a_time(rng):
             act()
 
 
-@pytest.mark.parametrize("side", ["upper", "gram"])
+@pytest.mark.parametrize("side", ["upper", "lower", "covariance"])
 def test_errors_grow_no_faster_than_the_condition_number(side):
     bench = load(ROOT / "benchmarks" / "conditioning.py")
     for condition in (1.0, 1e3, 1e6, 1e9, 1e12):
@@ -153,3 +153,47 @@ def test_rescalings_of_nearly_parallel_channels_do_not_square_the_condition_numb
         error = reference.relative_error(method.solve(problem).delta, reference.exact_least_squares(method, problem))
         condition = np.linalg.cond(np.kron(upper, np.eye(4)) @ p)
         assert error <= 100 * np.finfo(float).eps * condition, (type(method), error)
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e-4, 1e4, 1e8])
+@pytest.mark.parametrize("n", [3, 40])
+def test_an_input_in_other_units_is_the_same_problem(unit, n, rng):
+    """One input a hundred million times larger: its square is beyond float64 beside the others'."""
+    x, y = rng.normal(size=(n, 5)) + 1.0, rng.normal(size=(n, 2))
+    scale = np.array([1.0, unit, 1.0, 1.0, 1.0])
+    for first in (x[:, :5], x @ np.diag([1, 1, 1, 1, 0.0])):
+        for make in (ln.Moments.from_data, lambda x, y: ln.Regression.from_data(x, y).moments()):
+            net = ln.DeepLinearNetwork.random([5, 4, 2], rng=np.random.default_rng(0), biases=True)
+            moved = ln.DeepLinearNetwork((net.weights[0] / scale, net.weights[1]), net.biases)
+            here, there = (ln.LayerProblem(a, 1, make(b, y)) for a, b in ((net, first), (moved, first * scale)))
+            for method in (ln.FullFT(), ln.LoRA(1), ln.S2FT([1]), ln.IA3(), ln.S2FT([0, 2], form="columns")):
+                wanted = method.solve(here).delta
+                np.testing.assert_allclose(method.solve(there).delta, wanted, atol=1e-9 * np.linalg.norm(wanted))
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4, 1e8])
+def test_data_are_fitted_as_well_as_a_least_squares_solver_fits_them(condition, rng):
+    """The condition number of the data enters once, not squared as in their second moments."""
+    q = ln.haar(4, rng)
+    x = (rng.normal(size=(30, 4)) @ q * np.geomspace(1, 1 / condition, 4)) @ q.T
+    net = ln.DeepLinearNetwork((np.zeros((2, 4)),))
+    coef = rng.normal(size=(2, 4))
+    update = ln.FullFT().solve(ln.LayerProblem(net, 0, ln.Moments.from_data(x, x @ coef.T)))
+    assert np.linalg.norm(update.delta - coef) <= 100 * np.finfo(float).eps * condition * np.linalg.norm(coef)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4])
+def test_roots_of_covariances_of_any_rank(size, rng):
+    from linnet._linalg import psd_root
+
+    for rank in range(size + 1):
+        factor = rng.integers(-3, 4, size=(7, size, rank)) * np.array([1e6, 1, 1e-6, 1])[:size, None]
+        a = factor @ np.swapaxes(factor, 1, 2)
+        a[3] = 0.0
+        root, inverse = psd_root(a)
+        for one, r, left in zip(a, root, inverse, strict=True):
+            unit = np.sqrt(np.where(np.diagonal(one) > 0, np.diagonal(one), 1.0))
+            np.testing.assert_allclose(r @ r.T / np.outer(unit, unit), one / np.outer(unit, unit), atol=1e-14)
+            known = np.linalg.matrix_rank(one / np.outer(unit, unit), tol=1e-10, hermitian=True) if size else 0
+            np.testing.assert_allclose(left @ r, np.diag(np.diagonal(left @ r).round()), atol=1e-9)
+            assert np.trace(left @ r) == pytest.approx(known)

@@ -22,7 +22,7 @@ class BitFit(LinearMethod):
         """Return bias ``upper^+ E[y - f(x)]``, the least-norm minimiser; ``delta`` is zero."""
         mean = problem.residual_mean
         bias = la.matvec(problem.upper_pinv, mean)
-        delta = 0.0 * (bias[..., :, None] * problem.gram[..., :1, :])
+        delta = 0.0 * (bias[..., :, None] * problem.weight[..., :1, :])
         return finish(problem, delta, bias=bias)
 
     def n_parameters(self, problem: LayerProblem) -> int:

@@ -61,13 +61,15 @@ class FrozenFactorLoRA(LinearMethod):
         xp = la.namespace(factor)
         if self.left is not None:
             scale = problem.upper_scale * la.size(factor)
-            right_t = la.pinv(problem.upper @ factor, rtol=problem.rtol, scale=scale) @ problem.regression
+            seen = la.factored(problem.upper @ factor, rtol=problem.rtol, scale=scale)
+            right_t = seen.pinv @ problem.regression
             delta = factor @ right_t
             pair = (xp.broadcast_to(factor, (*delta.shape[:-1], factor.shape[-1])), la.mT(right_t))
         else:
-            # On whitened inputs, root V in place of V^T gram V: the condition number is not squared.
-            seen = la.pinv(problem.root @ factor, rtol=problem.rtol, scale=la.size(problem.root) * la.size(factor))
-            left = problem.upper_pinv @ (problem.whitened @ la.mT(seen))
+            # On whitened inputs, root^T V in place of V^T gram V: the condition number is not squared.
+            scale = problem.reach_scale * la.size(factor)
+            seen = la.factored(la.mT(problem.root) @ factor, rtol=problem.rtol, scale=scale)
+            left = problem.upper_pinv @ (problem.whitened @ la.mT(seen.pinv))
             delta = left @ la.mT(factor)
             pair = (left, xp.broadcast_to(factor, (*delta.shape[:-2], *factor.shape[-2:])))
         return finish(problem, delta, factors=pair)

@@ -36,30 +36,20 @@ class IA3(LinearMethod):
         On whitened inputs that is ``upper diag(s) (W root)`` (output side), or ``(upper W) diag(s) root``
         (input side); with biases the layer's input has a constant 1 appended.
         """
-        w, bias = problem.weight, problem.bias
+        w, bias, scale = problem.weight, problem.bias, problem.upper_scale
         if self.side == "input":
-            s = self._scaling(problem, problem.upper @ w, problem.gram, problem.cross, None)
+            above, seen, target = problem.upper @ w, problem.root, problem.whitened
+            scale = scale * la.size(w) * problem.reach_scale
+        elif bias is None:
+            above, seen, target = problem.upper, w @ problem.root, problem.whitened
+            scale = scale * la.size(w) * problem.reach_scale
+        else:
+            above, seen, target = problem.upper, problem.affine_weight @ problem.affine_root, problem.affine_whitened
+            scale = scale * la.size(problem.affine_weight) * (problem.reach_scale + problem.constant)
+        s = la.rescaling(above, la.mT(seen), target, rtol=problem.rtol, scale=scale)
+        if self.side == "input":
             return finish(problem, w * s[..., None, :])
-        if bias is None:
-            return finish(problem, self._scaling(problem, problem.upper, problem.gram, problem.cross, w)[..., None] * w)
-        s = self._scaling(problem, problem.upper, problem.affine_gram, problem.affine_cross, problem.affine_weight)
-        return finish(problem, s[..., None] * w, bias=s * bias)
-
-    def _scaling(self, problem: LayerProblem, above: Array, gram: Array, cross: Array, weight: Array | None) -> Array:
-        """Least-norm s for ``above diag(s) weight`` on an input of second moment ``gram``; no weight, no mixing."""
-        affine = gram.shape[-1] > problem.d_in
-        reach = problem.reach_scale + problem.constant if affine else problem.reach_scale
-        scale = problem.upper_scale * la.size(problem.weight if weight is None else weight) * reach
-
-        def whitened() -> tuple[Array, Array]:
-            root, target = (
-                (problem.affine_root, problem.affine_whitened) if affine else (problem.root, problem.whitened)
-            )
-            return root if weight is None else root @ la.mT(weight), target
-
-        second = gram if weight is None else weight @ gram @ la.mT(weight)
-        moved = cross if weight is None else cross @ la.mT(weight)
-        return la.rescaling(above, second, moved, whitened, rtol=problem.rtol, scale=scale)
+        return finish(problem, s[..., None] * w, bias=None if bias is None else s * bias)
 
     def n_parameters(self, problem: LayerProblem) -> int:
         return problem.d_out if self.side == "output" else problem.d_in

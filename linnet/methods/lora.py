@@ -53,7 +53,7 @@ class LoRA(Method):
         u, s, vt = problem.residual_svd
         xp = la.namespace(s)
         left = problem.upper_pinv @ (u[..., :, :r] * s[..., None, :r])
-        right = problem.root_pinv @ la.mT(vt)[..., :, :r]
+        right = la.mT(vt[..., :r, :] @ problem.root_pinv)
         short = r - left.shape[-1]  # r may exceed q
         if short > 0:
             left = xp.concat([left, xp.zeros((*left.shape[:-1], short), dtype=left.dtype)], axis=-1)

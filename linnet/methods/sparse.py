@@ -55,12 +55,8 @@ class SparseFT(LinearMethod):
         i, j, used = self._entries(problem)
         above = problem.upper[..., :, i] * used[..., None, :]
         scale = problem.upper_scale * problem.reach_scale
-
-        def whitened() -> tuple[Array, Array]:
-            return problem.root[..., :, j], problem.whitened
-
-        second, moved = problem.gram[..., j[:, None], j[None, :]], problem.cross[..., :, j]
-        phi = la.rescaling(above, second, moved, whitened, rtol=problem.rtol, scale=scale)
+        seen = la.mT(problem.root[..., j, :])
+        phi = la.rescaling(above, seen, problem.whitened, rtol=problem.rtol, scale=scale)
         return finish(problem, _scatter(phi, i, j, (problem.d_out, problem.d_in)))
 
     def n_parameters(self, problem: LayerProblem) -> int:

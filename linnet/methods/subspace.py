@@ -54,7 +54,7 @@ class Subspace(LinearMethod):
         moved = problem.upper[..., None, :, :] @ directions @ problem.root[..., None, :, :]
         design = la.mT(xp.reshape(moved, (*moved.shape[:-2], moved.shape[-2] * moved.shape[-1])))
         target = xp.reshape(problem.whitened, (*problem.whitened.shape[:-2], design.shape[-2]))
-        scale = problem.upper_scale * la.size(problem.root) * la.size(p)
+        scale = problem.upper_scale * problem.reach_scale * la.size(p)
         phi = la.matvec(la.pinv(design, rtol=problem.rtol, scale=scale), target)
         flat = la.matvec(p, phi)
         return finish(problem, xp.reshape(flat, (*flat.shape[:-1], problem.d_out, problem.d_in)))

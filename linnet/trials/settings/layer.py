@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from linnet import _linalg as la
 from linnet.errors import MaskedWarning
 from linnet.trials.algebra import (
     CLEAR,
@@ -334,7 +335,8 @@ class LayerView:
             # Ties are masked by status: such instances do not count here, and are visited exactly.
             warnings.simplefilter("ignore", MaskedWarning)
             delta = rule.solve(problem).delta
-        plain = clear(problem.upper_range.s) & clear(np.sqrt(problem._spectrum.values))
+        above = la.decompose(problem.upper, scale=problem.upper_scale).s
+        plain = clear(above) & clear(la.decompose(problem.inputs, scale=problem.reach_scale).s)
         return FloatMatrix(np.where(plain[..., None, None], delta, np.nan))
 
     def _library_problem(self, fit: Fit) -> Any:
