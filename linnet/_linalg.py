@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Self
 import array_api_compat
 import numpy as np
 
-from linnet.errors import MaskedWarning, NonFiniteError, NotPSDError, PrecisionError, ShapeError
+from linnet.errors import ArgumentError, MaskedWarning, NonFiniteError, NotPSDError, PrecisionError, ShapeError
 
 Array = Any
 """An array of NumPy, JAX or torch."""
@@ -62,7 +62,12 @@ STATUS_TEXT = {
 
 def namespace(*arrays: Array) -> Any:
     """Return the array-API namespace of the arrays, None and Python numbers left aside."""
-    xp = array_api_compat.array_namespace(*(a for a in arrays if a is not None))
+    try:
+        xp = array_api_compat.array_namespace(*(a for a in arrays if a is not None))
+    except TypeError as err:
+        raise ArgumentError(
+            f"arrays of two libraries meet ({err}); move them to one with .to(numpy), .to(jax.numpy) or .to(torch)"
+        ) from None
     _register_records(xp)
     return xp
 
@@ -137,6 +142,8 @@ def to_library(a: Array, xp: Any, dtype: Any, device: Any) -> Array:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX warns of the truncation that is refused or reported below
         out = target.asarray(np.array(source), **options)
+    if floating and not target.isdtype(out.dtype, "real floating"):
+        raise ArgumentError(f"dtype={_dtype_name(dtype)}; give a floating type, such as float64")
     if floating and dtype is not None and _dtype_name(out.dtype) != _dtype_name(dtype):
         raise PrecisionError(
             f"asked for {_dtype_name(dtype)}, the library gave {_dtype_name(out.dtype)}; "
@@ -215,7 +222,10 @@ class Record:
 
         Raises:
             PrecisionError: the library will not hold ``dtype`` (JAX without ``jax_enable_x64``).
+            ArgumentError: ``xp`` is no such module, or ``dtype`` no floating type.
         """
+        if not hasattr(xp, "asarray"):
+            raise ArgumentError(f"to({xp!r}); give the module itself: numpy, jax.numpy or torch")
         leaves, static = self._split()
         return self._join(tuple(_move(x, xp, dtype, device) for x in leaves), static)
 
@@ -284,6 +294,30 @@ def all_finite(xp: Any, *arrays: Array | None) -> Array:
         good = xp.all(xp.isfinite(a), axis=(-2, -1))
         ok = good if ok is None else ok & good
     return ok
+
+
+def require_kind(value: Any, kind: type | tuple[type, ...], name: str, hint: str) -> None:
+    """Refuse an argument of another class than ``kind``; ``hint`` says what to give.
+
+    Raises:
+        ArgumentError: it is.
+    """
+    if not isinstance(value, kind):
+        raise ArgumentError(f"{name} is a {type(value).__name__}; {hint}")
+
+
+def require_rng(rng: Any) -> None:
+    """Refuse anything but NumPy's generator.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    require_kind(rng, np.random.Generator, "rng", "give np.random.default_rng(seed)")
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether ``value`` is a whole number, truth values aside."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def require_finite(**arrays: Array | None) -> None:

@@ -76,11 +76,12 @@ def select_channels(
     """
     _check_form(form)
     total = problem.d_out if form == "rows" else problem.d_in
-    if not 1 <= count <= total:
-        raise ChannelError(f"{count} channels of {total}; give 1 to {total}")
+    if not la.is_whole(count) or not 1 <= count <= total:
+        raise ChannelError(f"{count!r} channels of {total}; give 1 to {total}")
     if by == "random":
         if rng is None:
             raise ChannelError('by="random" needs rng=np.random.default_rng(seed)')
+        la.require_rng(rng)
         keys = rng.random((*problem.batch_shape, total))
     else:
         keys = la.to_numpy(channel_scores(problem, by=by, form=form))
@@ -99,8 +100,10 @@ def as_selection(channels: Sequence[int] | Array, size: int, like: Array) -> Arr
     Raises:
         ChannelError: no channel, one out of range, one named twice, or not whole numbers.
     """
+    if isinstance(channels, str | bytes) or channels is None or np.ndim(channels) == 0:
+        raise ChannelError(f"channels={channels!r}; give a list of whole numbers from 0 to {size - 1}")
     chosen = la.to_numpy(channels) if not isinstance(channels, Sequence) else np.asarray(channels)
-    if chosen.ndim == 0 or chosen.size == 0 or chosen.shape[-1] == 0:
+    if chosen.size == 0 or chosen.shape[-1] == 0:
         raise ChannelError(f"no channels were given; give at least one of 0 to {size - 1}")
     if chosen.dtype.kind not in "iu":
         raise ChannelError(f"channels have dtype {chosen.dtype}; give whole numbers from 0 to {size - 1}")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 app = typer.Typer(
     name="linnet",
     help="The theory of parameter-efficient fine-tuning, on trial.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -20,9 +19,12 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def linnet() -> None:
-    """The theory of parameter-efficient fine-tuning, on trial."""  # a callback keeps a lone command a subcommand
+@app.callback(invoke_without_command=True)
+def linnet(context: typer.Context) -> None:
+    """The theory of parameter-efficient fine-tuning, on trial."""
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -85,6 +87,8 @@ def certify(
 
 
 INTERRUPTED = 130
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
+"""What typer raises for wrong usage; of click, which some versions of typer bring along under another name."""
 
 
 def main() -> None:
@@ -93,11 +97,15 @@ def main() -> None:
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     try:
-        app()
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # typer has turned Ctrl-C into this
+        code = app(prog_name="linnet", standalone_mode=False) or 0
+        if code == INTERRUPTED:  # typer has turned Ctrl-C into this
             print("linnet: interrupted; nothing was written", file=sys.stderr)
-        raise
+        sys.exit(code)
+    except USAGE_ERROR as err:
+        path = err.ctx.command_path if err.ctx else "linnet"
+        said = err.format_message().replace("Value error, ", "").rstrip(".")
+        print(f"linnet: {said}; see {path} --help", file=sys.stderr)
+        sys.exit(2)
     except ValueError as err:
         from linnet.errors import LinnetError
 

@@ -8,6 +8,10 @@ class LinnetError(ValueError):
     """Base of all errors that linnet raises about its input."""
 
 
+class ArgumentError(LinnetError):
+    """An argument is of the wrong kind, or outside its range."""
+
+
 class ShapeError(LinnetError):
     """An array has the wrong number of axes or a length that does not fit."""
 

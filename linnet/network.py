@@ -86,9 +86,22 @@ class DeepLinearNetwork(la.Record):
         Raises:
             ShapeError: it has not.
         """
-        if not isinstance(layer, int | np.integer) or not 0 <= layer < self.depth:
-            raise ShapeError(f"layer {layer} of a network of {self.depth} layers; give 0 to {self.depth - 1}")
+        if not la.is_whole(layer) or not 0 <= layer < self.depth:
+            raise ShapeError(f"layer {layer!r} of a network of {self.depth} layers; give 0 to {self.depth - 1}")
         return int(layer)
+
+    def require_fit(self, shape: tuple[int, ...], batch: tuple[int, ...]) -> None:
+        """Refuse a task of coefficients (q, p) and batch axes that this network has no answer to.
+
+        Raises:
+            ShapeError: another number of inputs or outputs, or batch axes that do not broadcast.
+        """
+        if tuple(shape) != (self.widths[-1], self.widths[0]):
+            raise ShapeError(
+                f"the network maps {self.widths[0]} to {self.widths[-1]}, the task {shape[1]} to {shape[0]}; "
+                "both need the same p and q"
+            )
+        la.broadcast_batch((self.batch_shape, batch), "the network and the task")
 
     # --- maps ------------------------------------------------------------------------------------
 
@@ -123,8 +136,9 @@ class DeepLinearNetwork(la.Record):
         if start >= stop:
             return la.eye(self.weights[0], self.widths[start])
         out = self.weights[start]
-        for w in self.weights[start + 1 : stop]:
-            out = w @ out
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is used
+            for w in self.weights[start + 1 : stop]:
+                out = w @ out
         return out
 
     def scale(self, start: int, stop: int) -> Array:
@@ -196,6 +210,7 @@ class DeepLinearNetwork(la.Record):
             ShapeError: fewer than two widths, or one below 1.
             RankError: a rank below 0 or above what the layer's shape allows.
         """
+        la.require_rng(rng)
         shapes = _layer_shapes(widths)
         if ranks is not None and len(ranks) != len(shapes):
             raise ShapeError(f"{len(ranks)} ranks for {len(shapes)} layers; give one a layer")
@@ -232,6 +247,7 @@ class DeepLinearNetwork(la.Record):
             ShapeError: not one spectrum a layer.
             RankError: more singular values than the layer's shape allows, or a negative one.
         """
+        la.require_rng(rng)
         shapes = _layer_shapes(widths)
         if len(spectra) != len(shapes):
             raise ShapeError(f"{len(spectra)} spectra for {len(shapes)} layers; give one a layer")
@@ -263,6 +279,8 @@ class DeepLinearNetwork(la.Record):
 
         Source: the balanced set of deep linear networks, on which gradient flow stays.
         """
+        if rng is not None:
+            la.require_rng(rng)
         shapes = _layer_shapes(widths)
         product = la.as_float(product, "product")
         la.require_shape(product, "product", (shapes[-1][0], shapes[0][1]))
@@ -318,7 +336,14 @@ class DeepLinearNetwork(la.Record):
 
 
 def haar(n: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> np.ndarray:
-    """Haar-random orthogonal matrices (..., n, n)."""
+    """Haar-random orthogonal matrices (..., n, n).
+
+    Raises:
+        ShapeError: ``n`` is not a whole number above 0.
+    """
+    la.require_rng(rng)
+    if not la.is_whole(n) or n < 1:
+        raise ShapeError(f"n = {n!r}; give a whole number >= 1")
     q, r = np.linalg.qr(rng.normal(size=(*batch, n, n)))
     signs: Any = np.sign(np.diagonal(r, axis1=-2, axis2=-1))
     return q * np.where(signs == 0, 1.0, signs)[..., None, :]
@@ -326,13 +351,13 @@ def haar(n: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> np.nd
 
 def _layer_shapes(widths: Sequence[int]) -> list[tuple[int, int]]:
     widths = list(widths)
-    if len(widths) < 2 or any(not isinstance(d, int | np.integer) or d < 1 for d in widths):
+    if len(widths) < 2 or any(not la.is_whole(d) or d < 1 for d in widths):
         raise ShapeError(f"widths {widths}; give at least two whole numbers >= 1: (p, d_1, ..., q)")
     return [(int(m), int(n)) for n, m in pairwise(widths)]
 
 
 def _rank_of(ranks: Sequence[int], i: int, m: int, n: int) -> int:
-    r = int(ranks[i])
-    if not 0 <= r <= min(m, n):
-        raise RankError(f"rank {r} for a {m} x {n} layer; give 0 to {min(m, n)}")
-    return r
+    r = ranks[i]
+    if not la.is_whole(r) or not 0 <= r <= min(m, n):
+        raise RankError(f"rank {r!r} for a {m} x {n} layer; give 0 to {min(m, n)}")
+    return int(r)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from linnet import _linalg as la
@@ -28,6 +30,10 @@ def gradient_flow(
         raise ShapeError("pre-training takes one network and one task; loop over a batch")
     if not tolerance > 0:
         raise ConvergenceError(f"tolerance {tolerance}; give a number above 0: gradient flow ends only in the limit")
+    if not 0 < init_scale < math.inf:
+        raise ConvergenceError(
+            f"init_scale {init_scale}; give a finite number above 0: the origin is a saddle that the flow never leaves"
+        )
     widths = start.widths
     if task.coef.shape != (widths[-1], widths[0]):
         raise ShapeError(
@@ -68,9 +74,9 @@ def gradient_flow(
         while (reached := excess(solver.y)) - best > tolerance * scale:
             if evaluations > max_evaluations or solver.status == "failed":
                 raise ConvergenceError(
-                    f"gradient flow reached excess risk {reached / scale:.3g} of the zero map's after {evaluations} "
-                    f"gradients, {(best / scale + tolerance):.3g} was asked for; raise tolerance or max_evaluations, "
-                    "or start from another init_scale"
+                    f"gradient flow came within {(reached - best) / scale:.3g} of the best, in units of the zero map's "
+                    f"risk, after {evaluations} gradients; {tolerance:.3g} was asked for: raise tolerance or "
+                    "max_evaluations, or start from another init_scale"
                 )
             solver.step()
         theta = solver.y

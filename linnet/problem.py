@@ -10,7 +10,7 @@ import numpy as np
 
 from linnet import _linalg as la
 from linnet._linalg import Array
-from linnet.errors import NonFiniteError, NotPSDError, RankError, ShapeError
+from linnet.errors import NonFiniteError, NotPSDError, RankError
 from linnet.network import DeepLinearNetwork
 from linnet.task import Moments
 
@@ -32,6 +32,7 @@ class LayerProblem(la.Record):
 
     Raises:
         ShapeError: the moments do not fit the network, or it has no such layer.
+        ArgumentError: the network or the moments are something else.
         NonFiniteError, NotPSDError: a single problem cannot be solved; batches get a ``status``.
     """
 
@@ -43,19 +44,12 @@ class LayerProblem(la.Record):
     rtol: float | None = None
 
     def __post_init__(self) -> None:
+        la.require_kind(self.net, DeepLinearNetwork, "net", "give a DeepLinearNetwork")
         object.__setattr__(self, "layer", self.net.layer_index(self.layer))
-        if not isinstance(self.moments, Moments):
-            raise ShapeError(
-                f"moments is a {type(self.moments).__name__}; give task.moments(), or Moments.from_data(x, y)"
-            )
+        la.require_kind(self.moments, Moments, "moments", "give task.moments(), or Moments.from_data(x, y)")
         if self.rtol is not None and not 0 <= self.rtol < 1:
             raise RankError(f"rtol={self.rtol}; give a relative tolerance from 0 to below 1, or None")
-        p, q = self.net.widths[0], self.net.widths[-1]
-        if self.moments.yx.shape[-2:] != (q, p):
-            raise ShapeError(
-                f"the network maps {p} to {q}, the moments {self.moments.yx.shape[-1]} to "
-                f"{self.moments.yx.shape[-2]}; both need the same p and q"
-            )
+        self.net.require_fit(self.moments.yx.shape[-2:], self.moments.batch_shape)
         given, m = self.net, self.moments
         leaves = list(
             la.together(
@@ -88,7 +82,7 @@ class LayerProblem(la.Record):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Leading axes of networks and moments, broadcast."""
-        return la.broadcast_batch((self.net.batch_shape, self.moments.batch_shape), "the network and the moments")
+        return la.broadcast_batch((self.net.batch_shape, self.moments.batch_shape), "the network and the task")
 
     @property
     def d_in(self) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from linnet import _linalg as la
 from linnet._linalg import Array
-from linnet.errors import LinnetError, NotPSDError, ShapeError
+from linnet.errors import ArgumentError, LinnetError, NonFiniteError, NotPSDError, ShapeError
 from linnet.network import DeepLinearNetwork
 
 
@@ -59,6 +59,7 @@ class Moments(la.Record):
             raise ShapeError("moments have one mean of two; give x_mean and y_mean, or neither")
         la.require_shape(yx, "yx", ("q", "p"))
         q, p = yx.shape[-2:]
+        _require_width(p, q)
         la.require_shape(xx, "xx", (p, p))
         la.require_shape(yy, "yy", (q, q))
         if xm is not None:
@@ -131,13 +132,16 @@ class Moments(la.Record):
         xp = la.namespace(x, y)
         if len(x.shape) == 2 and len(y.shape) == 2:
             la.require_finite(x=x, y=y)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused, or gets a status
+            second = (la.mT(x) @ x / n, la.mT(y) @ x / n, la.mT(y) @ y / n)
+        finite = la.all_finite(xp, x, y, *second)
+        if finite.ndim == 0 and la.is_concrete(finite) and not bool(finite):
+            raise NonFiniteError("squares of x or y are beyond what floating point holds; give them in larger units")
         xm, ym = xp.mean(x, axis=-2), xp.mean(y, axis=-2)
         # By QR of the samples: the rank and the small directions of xx are lost once it is multiplied out.
         centred, target = (x - xm[..., None, :]) / n**0.5, (y - ym[..., None, :]) / n**0.5
         basis, root = la.qr(centred)
         seen = la.mT(basis) @ target
-        second = (la.mT(x) @ x / n, la.mT(y) @ x / n, la.mT(y) @ y / n)
-        finite = la.all_finite(xp, x, y, *second)
         return cls._join(
             (
                 *second,
@@ -204,6 +208,7 @@ class Regression(la.Record):
         coef = la.as_float(self.coef, "coef")
         la.require_shape(coef, "coef", ("q", "p"))
         q, p = coef.shape[-2:]
+        _require_width(p, q)
         cov = la.as_float(self.signal_cov, "signal_cov")
         la.require_shape(cov, "signal_cov", (p, p))
         if self.noise_cov is None:
@@ -265,8 +270,9 @@ class Regression(la.Record):
 
     def moments(self) -> Moments:
         """Population second moments about zero."""
-        yx = self.coef @ self.signal_cov
-        yy = yx @ la.mT(self.coef) + self.noise_cov
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is used
+            yx = self.coef @ self.signal_cov
+            yy = yx @ la.mT(self.coef) + self.noise_cov
         factors = (self.root, self.coef @ self.root, la.trace(self.noise_cov))
         if self.mean is None and self.intercept is None:
             return Moments._join((self.signal_cov, yx, yy, None, None, self.status, factors), (None,))
@@ -280,8 +286,9 @@ class Regression(la.Record):
         Raises:
             ShapeError: n below 1.
         """
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise ShapeError(f"n = {n!r} samples; give a whole number >= 1")
+        la.require_rng(rng)
+        if not la.is_whole(n) or n < 1:
+            raise ShapeError(f"n = {n!r} samples; give a whole number, at least 1")
         here = self.to(np)
         q, p = here.coef.shape[-2:]
         x = rng.normal(size=(*self.batch_shape, n, p)) @ la.mT(here.root)
@@ -331,6 +338,8 @@ class Shift(la.Record):
     test: Regression
 
     def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            la.require_kind(getattr(self, name), Regression, name, "give a Regression")
         if self.train.coef.shape[-2:] != self.test.coef.shape[-2:]:
             raise ShapeError(
                 f"train maps {self.train.coef.shape[-1]} to {self.train.coef.shape[-2]}, test "
@@ -345,6 +354,7 @@ class Shift(la.Record):
     @classmethod
     def label(cls, train: Regression, size: float, *, rng: np.random.Generator) -> Self:
         """The regression map moves in a random direction; the inputs stay."""
+        la.require_rng(rng)
         return cls(train, _relabelled(train, rng.normal(size=(*train.batch_shape, *train.coef.shape[-2:])), size))
 
     @classmethod
@@ -372,6 +382,8 @@ class Shift(la.Record):
         """A label shift that the given output channels of the layer can follow: upper U_C A lower."""
         from linnet.channels import as_selection
 
+        la.require_rng(rng)
+        net.require_fit(train.coef.shape[-2:], train.batch_shape)
         upper, lower = net.upper(layer), net.lower(layer)
         e = as_selection(channels, upper.shape[-1], upper)
         a = rng.normal(size=(*train.batch_shape, e.shape[-1], lower.shape[-2]))
@@ -382,6 +394,8 @@ class Shift(la.Record):
         cls, train: Regression, net: DeepLinearNetwork, layer: int, size: float, *, rng: np.random.Generator
     ) -> Self:
         """A label shift that the layer can follow: upper A lower."""
+        la.require_rng(rng)
+        net.require_fit(train.coef.shape[-2:], train.batch_shape)
         upper, lower = net.upper(layer), net.lower(layer)
         a = rng.normal(size=(*train.batch_shape, upper.shape[-1], lower.shape[-2]))
         return cls(train, _relabelled(train, upper @ la.host_like(a, upper) @ lower, size))
@@ -391,7 +405,7 @@ def _relabelled(task: Regression, direction: Array, size: float) -> Regression:
     direction = la.host_like(direction, task.coef) if isinstance(direction, np.ndarray) else direction
     xp = la.namespace(direction, task.coef)
     if not (math.isfinite(size) and size >= 0):
-        raise LinnetError(f"a label shift of size {size}; give a finite number >= 0, in the units of y")
+        raise ArgumentError(f"a label shift of size {size}; give a finite number >= 0, in the units of y")
     rms = xp.sqrt(la.energy(direction, task.signal_cov))
     if size > 0 and rms.ndim == 0 and la.is_concrete(rms) and not bool(rms > 0):
         raise LinnetError(
@@ -410,11 +424,19 @@ def _relabelled(task: Regression, direction: Array, size: float) -> Regression:
 
 
 def _recovaried(task: Regression, strength: float, rng: np.random.Generator) -> Regression:
+    la.require_rng(rng)
+    if not math.isfinite(strength):
+        raise ArgumentError(f"a covariate shift of strength {strength}; give a finite number")
     p = task.coef.shape[-1]
     a = np.eye(p) + strength * rng.normal(size=(*task.batch_shape, p, p)) / np.sqrt(p)
     moved = la.host_like(a, task.coef)
     cov = moved @ task.signal_cov @ la.mT(moved)
     return Regression(task.coef, (cov + la.mT(cov)) / 2, task.noise_cov, task.mean, task.intercept)
+
+
+def _require_width(p: int, q: int) -> None:
+    if p < 1 or q < 1:
+        raise ShapeError(f"{p} inputs and {q} outputs; at least one of each is needed")
 
 
 def _checked_data(x: Array, y: Array) -> tuple[Array, Array]:
@@ -425,4 +447,5 @@ def _checked_data(x: Array, y: Array) -> tuple[Array, Array]:
         raise ShapeError(f"x has {x.shape[-2]} rows and y {y.shape[-2]}; they need the same samples, a row each")
     if x.shape[-2] == 0:
         raise ShapeError("x and y have no rows; give at least one sample")
+    _require_width(x.shape[-1], y.shape[-1])
     return x, y

@@ -59,7 +59,8 @@ def element(record, index, batch):
         means = [None if v is None else pick(v, 1) for v in (record.mean, record.intercept)]
         return ln.Regression(pick(record.coef, 2), pick(record.signal_cov, 2), pick(record.noise_cov, 2), *means)
     means = [None if v is None else pick(v, 1) for v in (record.x_mean, record.y_mean)]
-    return ln.Moments(pick(record.xx, 2), pick(record.yx, 2), pick(record.yy, 2), *means, n=record.n)
+    factors = tuple(pick(f, axes) for f, axes in zip(record.roots, (2, 2, 0), strict=True))
+    return ln.Moments(pick(record.xx, 2), pick(record.yx, 2), pick(record.yy, 2), *means, n=record.n, factors=factors)
 
 
 SHAPES = [((3,), ()), ((), (3,)), ((3,), (3,)), ((5, 1), (7,)), ((2, 1), (1, 3))]

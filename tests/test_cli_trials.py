@@ -132,7 +132,9 @@ def test_wrong_usage_is_one_line_and_two(tmp_path, mine):
         assert said in refused(linnet("verify", tmp_path / name, "--json", tmp_path / "out.json"))
     assert not (tmp_path / "out.json").exists()
     for bad in (["--budget", "endless"], ["--jobs", "0"], ["--seed", "-1"], ["--no-such"]):
-        assert linnet("verify", mine, *bad).returncode == 2
+        assert "see linnet verify --help" in refused(linnet("verify", mine, *bad))
+    assert "No such command" in refused(linnet("verfy"))
+    assert linnet().returncode == 2
 
 
 def test_certify_tells_forged_from_malformed(tmp_path, mine):

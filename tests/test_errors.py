@@ -5,6 +5,7 @@ import pytest
 
 import linnet as ln
 from linnet.errors import (
+    ArgumentError,
     ChannelError,
     ConvergenceError,
     LinnetError,
@@ -157,7 +158,10 @@ CASES = {
     "negative channel": (lambda: ln.S2FT([-1]).solve(PROBLEM), ChannelError, ["channel -1", "0 to 1"]),
     "channel named twice": (lambda: ln.S2FT([0, 0]).solve(PROBLEM), ChannelError, ["twice", "once"]),
     "fractional channel": (lambda: ln.S2FT([0.5]).solve(PROBLEM), ChannelError, ["float64", "whole"]),
-    "one number for channels": (lambda: ln.S2FT(1).solve(PROBLEM), ChannelError, ["0 to 1"]),
+    "one number for channels": (lambda: ln.S2FT(1).solve(PROBLEM), ChannelError, ["channels=1", "list", "0 to 1"]),
+    "a word for channels": (lambda: ln.S2FT("12").solve(PROBLEM), ChannelError, ["channels='12'", "list"]),
+    "nothing for channels": (lambda: ln.S2FT(None).solve(PROBLEM), ChannelError, ["channels=None", "list"]),
+    "fractional count": (lambda: ln.select_channels(PROBLEM, 1.5, by="weight"), ChannelError, ["1.5", "1 to 2"]),
     "unknown form": (lambda: ln.S2FT([0], form="diagonal"), ChannelError, ["diagonal", "rows"]),
     "too many channels": (lambda: ln.select_channels(PROBLEM, 3, by="weight"), ChannelError, ["3 channels", "1 to 2"]),
     "zero channels": (lambda: ln.select_channels(PROBLEM, 0, by="weight"), ChannelError, ["0 channels", "1 to 2"]),
@@ -183,16 +187,61 @@ CASES = {
         ShapeError,
         ["update.delta", "(3, 3)", "(..., 2, 3)"],
     ),
+    # arguments of another kind
+    "network and task swapped": (lambda: ln.excess_risk(TASK, NET), ArgumentError, ["net is a Regression", "first"]),
+    "a problem for a task": (lambda: ln.expected_risk(NET, PROBLEM), ArgumentError, ["task is a LayerProblem"]),
+    "a task for a shift": (lambda: ln.forgetting(NET, NET, TASK), ArgumentError, ["shift is a Regression"]),
+    "moments for a shift": (lambda: ln.Shift(TASK, TASK.moments()), ArgumentError, ["test is a Moments"]),
+    "a task for moments": (lambda: ln.LayerProblem(NET, 0, TASK), ArgumentError, ["Regression", "task.moments()"]),
+    "a truth value for a layer": (lambda: NET.lower(True), ShapeError, ["layer True", "0 to 1"]),
+    "a word for a layer": (lambda: NET.lower("1"), ShapeError, ["layer '1'", "0 to 1"]),
+    "a seed for a generator": (
+        lambda: ln.DeepLinearNetwork.random([2, 2], rng=0),
+        ArgumentError,
+        ["rng is a int", "default_rng(seed)"],
+    ),
+    "half a sample": (lambda: TASK.sample(2.5, rng=RNG), ShapeError, ["n = 2.5", "at least 1"]),
+    "a rotation of nothing": (lambda: ln.haar(0, RNG), ShapeError, ["n = 0", ">= 1"]),
+    "the name of a library": (lambda: PROBLEM.to("jax"), ArgumentError, ["'jax'", "jax.numpy"]),
+    "whole numbers for a dtype": (lambda: PROBLEM.to(np, dtype=np.int32), ArgumentError, ["int32", "floating"]),
+    "no inputs": (lambda: ln.Moments.from_data(np.ones((4, 0)), np.ones((4, 1))), ShapeError, ["0 inputs", "at least"]),
+    "no outputs": (lambda: ln.Regression(np.ones((0, 3)), EYE), ShapeError, ["0 outputs", "at least"]),
+    "infinite covariate shift": (
+        lambda: ln.Shift.covariate(TASK, np.inf, rng=RNG),
+        ArgumentError,
+        ["strength inf", "finite"],
+    ),
+    "shift that another network reaches": (
+        lambda: ln.Shift.reachable(TASK, ln.DeepLinearNetwork.random([4, 2], rng=RNG), 0, 1.0, rng=RNG),
+        ShapeError,
+        ["4 to 2", "3 to 2"],
+    ),
+    # sizes that floating point does not hold
+    "data whose squares overflow": (
+        lambda: ln.Moments.from_data(1e200 * np.ones((4, 3)), np.ones((4, 2))),
+        NonFiniteError,
+        ["squares", "larger units"],
+    ),
+    "layers whose product overflows": (
+        lambda: ln.LayerProblem(ln.DeepLinearNetwork((1e200 * EYE, 1e200 * EYE)), 1, ln.Regression(EYE, EYE).moments()),
+        NonFiniteError,
+        ["overflow", "rescale"],
+    ),
+    "a risk that overflows": (
+        lambda: ln.excess_risk(ln.DeepLinearNetwork((1e200 * EYE,)), ln.Regression(EYE, EYE)),
+        NonFiniteError,
+        ["risk", "too large"],
+    ),
     # pre-training
     "gradient flow stuck at a saddle": (
         lambda: ln.DeepLinearNetwork.pretrained([3, 2, 2], TASK, rng=RNG, init_scale=0.0, max_evaluations=500),
         ConvergenceError,
-        ["after", "raise tolerance", "init_scale"],
+        ["init_scale 0.0", "above 0", "saddle"],
     ),
     "too few gradients": (
         lambda: ln.DeepLinearNetwork.pretrained([3, 2, 2], TASK, rng=RNG, max_evaluations=3),
         ConvergenceError,
-        ["gradients", "max_evaluations"],
+        ["within", "gradients", "max_evaluations"],
     ),
     "pre-training for another task": (
         lambda: ln.DeepLinearNetwork.pretrained([2, 2], TASK, rng=RNG),

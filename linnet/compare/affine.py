@@ -26,14 +26,14 @@ def best_affine(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = len(x)
     mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
     z, target = x - mean_x, y - mean_y
-    gram = z.T @ z / n
-    s = la.spectrum((gram + gram.T) / 2)
-    kept = s.values > 0
-    z = z @ s.vectors
+    found = la.decompose(z)
+    values = found.s * found.s / n
+    kept = values > 0
+    z = found.u * found.s
     cross = z.T @ target / n
     best, least = np.zeros_like(cross), np.inf
     for penalty in PENALTIES:
-        inverse = np.where(kept, 1 / np.where(kept, s.values + penalty, 1.0), 0.0)
+        inverse = np.where(kept, 1 / np.where(kept, values + penalty, 1.0), 0.0)
         solution = inverse[:, None] * cross
         spare = 1 - 1 / n - (z * z) @ inverse / n
         if spare.min() < FULL_LEVERAGE:
@@ -41,5 +41,5 @@ def best_affine(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         error = float(np.sum(((target - z @ solution) / spare[:, None]) ** 2))
         if error < least:
             best, least = solution, error
-    coef = (s.vectors @ best).T
+    coef = (found.vt.T @ best).T
     return coef, mean_y - coef @ mean_x

@@ -25,7 +25,7 @@ from linnet.compare.crossfit import (
 )
 from linnet.compare.data import Data, checked_data, checked_sizes
 from linnet.compare.decide import RULE, is_zero, overall, recommend
-from linnet.compare.records import BestAffine, Comparison, Estimate, Recommendation, Row, Side, Source
+from linnet.compare.records import BestAffine, Comparison, Estimate, Recommendation, Row, Side, Source, in_order
 from linnet.compare.standard import Standardised, standardise
 from linnet.errors import DataError, RankError, ShapeError
 from linnet.network import DeepLinearNetwork
@@ -135,7 +135,7 @@ def _compare(
         (_energy(train), _energy(test)),
     )
     # Fewest parameters first: among methods of equal losses the cheapest speaks for all.
-    names = sorted(fits, key=lambda name: fits[name].parameters)
+    names = sorted(fits, key=lambda name: (fits[name].parameters, name or ""))
     step = max(net.widths[layer], net.widths[layer + 1])
     affordable = [name for name in names if fits[name].parameters < budget + step]
     answers = _recommendations(table, names, affordable)
@@ -154,7 +154,7 @@ def _compare(
             forgetting=table.paired("out", name, None),
         )
 
-    rows = sorted((row(name, fits[name]) for name in names), key=lambda r: r.in_distribution.risk.value)
+    rows = sorted((row(name, fits[name]) for name in names), key=lambda r: in_order(r.in_distribution))
     moments = Moments.from_data(*train), Moments.from_data(*test)
     return Comparison(
         linnet=linnet.__version__,

@@ -38,6 +38,11 @@ class Side(Frozen):
     z: float | None
 
 
+def in_order(side: Side) -> float:
+    """Key by which rows are sorted: what differs by rounding alone stays in the order it came in, cheapest first."""
+    return float(f"{side.risk.value:.9g}")
+
+
 class Row(Frozen):
     """One method, or the pre-trained network.
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from linnet.compare.records import Comparison, Estimate, Recommendation, Row, Side
+from linnet.compare.records import Comparison, Estimate, Recommendation, Row, Side, in_order
 
 WIDTH = 100
 """Columns that the tables need; text is wrapped to them."""
@@ -113,7 +113,7 @@ def _table(result: Comparison, where: str, plus_minus: str) -> Table:
         cells = ["" if e is None else pretty(e).replace("±", plus_minus) for e in estimates]
         table.add_row(name, *([parameters] if inside else []), *cells, z)
 
-    for row in sorted(result.methods, key=lambda r: side(r).risk.value):
+    for row in sorted(result.methods, key=lambda r: in_order(side(r))):
         s = side(row)
         forgetting = [] if inside else [row.forgetting]
         is_best = s.to_best.value == 0 and s.to_best.se == 0

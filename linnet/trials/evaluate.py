@@ -22,6 +22,9 @@ SUSPECT = 1e-9
 SCALE_FLOOR = 1e-3
 """Sides smaller than this share of the instance's own scale are compared on that scale: below it, rounding rules."""
 
+RATIO_FLOOR = 100 * SUSPECT * SCALE_FLOOR
+"""Stated sides below this share of the scale have no ratio: rounding would be more than a hundredth of it."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -31,7 +34,8 @@ class Batch:
         valid: whether the instance meets the hypotheses and both sides have a value.
         margin: signed violation over the scale; positive means that the claim fails there.
         suspect: whether some relation may fail there, which exact arithmetic must decide.
-        ratio: observed over stated where both are non-negative and stated is positive, else NaN.
+        ratio: observed over stated where both are non-negative and stated is well above rounding, else NaN; 1
+            where the relation is broken by no more than rounding.
         empty: whether both sides are zero (0/0), counted apart.
         drive: what a search should raise: grows with ratio, stays informative on both sides of 1.
     """
@@ -68,8 +72,9 @@ def evaluate(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis], count: i
             if c.relation == claim.relation != "==":  # the ratio belongs to the relation that the claim is known by
                 tiny = 1e-12 * unit
                 zero = (np.abs(observed) <= tiny) & (np.abs(stated) <= tiny)
-                r = np.where((observed >= 0) & (stated > tiny), observed / stated, np.nan)
-                ratio = _tighter(ratio, np.where(zero, np.nan, r), c.relation)
+                r = np.where((observed >= 0) & (stated > RATIO_FLOOR * unit), observed / stated, np.nan)
+                r = np.where((m > 0) & (m <= SUSPECT) & np.isfinite(r), 1.0, r)
+                ratio = _tighter(ratio, r, c.relation)
                 empty &= zero
             elif c.relation == "==":
                 empty &= False

@@ -37,7 +37,8 @@ class Tally:
         instances, empty: how many counted, and how many of those had both sides zero.
         margin: largest margin. calm: largest that is below suspicion. unjudged: largest among the
             suspects that were crowded out of ``suspects`` by worse ones.
-        ratio, worst: the worst ratio, and the instance that attains it (equalities: the margin).
+        ratio: the worst ratio beside suspects. suspected_ratio: the worst, suspects too.
+        worst: the instance of the worst ratio (equalities: margin), suspects too.
     """
 
     claim: Claim
@@ -46,6 +47,7 @@ class Tally:
     empty: int = 0
     margin: float = -np.inf
     ratio: float = np.nan
+    suspected_ratio: float = np.nan
     worst: Candidate | None = None
     suspects: list[Candidate] = field(default_factory=list)
     calm: float = -np.inf
@@ -74,10 +76,8 @@ class Tally:
         if self.worst is None or self._beats(batch, best):
             self.worst = self._candidate(shape, raw, batch, best)
         self.margin = max(self.margin, float(margin.max()))
-        if np.isfinite(batch.ratio).any():
-            pick = np.nanmax if self.claim.relation in ("<=", "<") else np.nanmin
-            both = [r for r in (self.ratio, float(pick(batch.ratio))) if np.isfinite(r)]
-            self.ratio = float(pick(both))
+        self.ratio = self._worse(self.ratio, np.where(batch.suspect, np.nan, batch.ratio))
+        self.suspected_ratio = self._worse(self.suspected_ratio, batch.ratio)
         self.calm = max(self.calm, float(np.where(batch.suspect, -np.inf, margin).max()))
         worst = np.argsort(-margin, kind="stable")[: int(batch.suspect.sum())]
         for i in worst[:KEPT_OF_A_BATCH]:  # what one batch brings is mostly of one kind: leave room for others
@@ -87,6 +87,10 @@ class Tally:
         self.unjudged = max([self.unjudged, *(c.margin for c in self.suspects[KEPT:])])
         del self.suspects[KEPT:]
         return batch
+
+    def _worse(self, ratio: float, others: np.ndarray) -> float:
+        pick = np.fmax if self.claim.relation in ("<=", "<") else np.fmin
+        return float(pick.reduce(others, initial=ratio))
 
     def height(self, batch: Batch) -> np.ndarray:
         """What a climb raises: the drive, but not where the sides of an inequality are simply equal.

@@ -116,7 +116,8 @@ def run(claim: Claim, budget: Budget, seed: int) -> Verdict:
     elif found.undecided or not found.tally.instances:
         verdict = "undecided"
     t = found.tally
-    ratio = None if claim.relation == "==" or not np.isfinite(t.ratio) else float(t.ratio)
+    worst = t.suspected_ratio if verdict == "refuted" else t.ratio  # elsewhere suspects were cleared, or know nothing
+    ratio = None if claim.relation == "==" or not np.isfinite(worst) else float(worst)
     return Verdict(
         id=claim.id,
         verdict=verdict,

@@ -13,7 +13,7 @@ def _missed_share(layer):
     setting=Layer,
     relation="<=",
     source="yang2024, eq. (14), as its proof arrives at it",
-    hypotheses=[Layer.residual, Layer.layer_sees],
+    hypotheses=[Layer.residual],
 )
 def bias_of_lora_against_rank(layer):
     """|SVD_r(M) - M|_F^2 <= [0 v (rank Sigma_f - r)] / rank Sigma_f * kappa_*^2(Z) E_i(pre)."""
@@ -26,7 +26,7 @@ def bias_of_lora_against_rank(layer):
     setting=Layer,
     relation="<=",
     source="yang2024, eq. (11), as Theorem F.10 prints it",
-    hypotheses=[Layer.residual, Layer.layer_sees],
+    hypotheses=[Layer.residual],
 )
 def bias_of_lora_as_the_theorem_prints_it(layer):
     """|SVD_r(M) - M|_F^2 <= [0 v (rank Sigma_f - r)] / rank Sigma_f * kappa_*^2(D Sigma_i D^T) E_i(pre)."""

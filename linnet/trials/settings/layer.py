@@ -408,10 +408,6 @@ class LayerSetting(Setting):
         impose="realisable",
     )
     residual = Hypothesis("the pre-trained risk in distribution is positive", lambda v: [(sq(v.Z), ">", 0)])
-    layer_sees = Hypothesis(
-        "the layer's input is not almost surely zero: lower Sigma_i lower^T is not 0",
-        lambda v: [(sq(v.carried_i), ">", 0)],
-    )
     test_residual = Hypothesis(
         "F.5 with its least epsilon, which exists where E_o(pre) > 0", lambda v: [(v.pretrained.test_risk, ">", 0)]
     )
