@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from linnet import _linalg as la
 from linnet.errors import ConvergenceError, ShapeError
 from linnet.network import DeepLinearNetwork
 from linnet.task import Regression
@@ -40,7 +39,7 @@ def gradient_flow(
             f"widths {list(widths)} for a task of {task.coef.shape[1]} inputs, {task.coef.shape[0]} outputs; "
             "the outer widths must be those"
         )
-    root = la.spectrum(task.signal_cov).power(0.5)
+    root = task.root
     goal = task.coef @ root
     spare = np.linalg.svd(goal, compute_uv=False)[min(widths) :]
     best, scale = float(np.sum(spare**2)), float(np.sum(goal**2))

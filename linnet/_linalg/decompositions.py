@@ -1,7 +1,6 @@
-"""The only seam to the array libraries, and the only place that decides a rank.
+"""Decompositions, and the only place that decides a rank.
 
-NumPy in float64 is the reference; JAX and torch are guests, recognised by array-api-compat. Every
-function takes leading batch axes and cuts by mask, not by slicing, so that the same code is right for
+Every function takes leading batch axes and cuts by mask, not by slicing, so that the same code is right for
 a batch, under ``jit`` and ``vmap``, and at exact rank loss.
 
 **Rank policy.** A singular value (where only a second moment is known, its eigenvalue) counts as zero if it is at most
@@ -16,21 +15,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import Any, ClassVar, Self
+from collections.abc import Callable
+from typing import Any
 
-import array_api_compat
 import numpy as np
 
-from linnet.errors import ArgumentError, MaskedWarning, NonFiniteError, NotPSDError, PrecisionError, ShapeError
-
-Array = Any
-"""An array of NumPy, JAX or torch."""
-
-HOST = np.ndarray | np.generic
-"""What NumPy's own functions return; without axes that is a scalar, not an array."""
+from linnet._linalg.arrays import (
+    NONFINITE,
+    NOT_PSD,
+    OK,
+    all_finite,
+    batch_indices,
+    matvec,
+    mT,
+    require_finite,
+    require_shape,
+    sq,
+)
+from linnet._linalg.libraries import Array, as_float, eps, eye, is_concrete, is_numpy, namespace, to_numpy
+from linnet.errors import NotPSDError
 
 RANK_FACTOR = 10.0
 """Multiple of ``max(m, n) * eps`` below which a relative singular value is rounding error."""
@@ -47,327 +50,6 @@ square root of its inverse, a factor of 100, against an SVD of the design."""
 
 TIE_FACTOR = 4096.0
 """Multiple of eps below which the relative gap of two singular values is a tie (9e-13 in float64)."""
-
-OK, NONFINITE, NOT_PSD, TIE = 0, 1, 2, 3
-STATUS_TEXT = {
-    OK: "solved",
-    NONFINITE: "an input is not finite",
-    NOT_PSD: "a second moment is not positive semi-definite",
-    TIE: "the r-th and (r+1)-th singular values tie",
-}
-
-
-# --- libraries -----------------------------------------------------------------------------------
-
-
-def namespace(*arrays: Array) -> Any:
-    """Return the array-API namespace of the arrays, None and Python numbers left aside."""
-    try:
-        xp = array_api_compat.array_namespace(*(a for a in arrays if a is not None))
-    except TypeError as err:
-        raise ArgumentError(
-            f"arrays of two libraries meet ({err}); move them to one with .to(numpy), .to(jax.numpy) or .to(torch)"
-        ) from None
-    _register_records(xp)
-    return xp
-
-
-def is_numpy(xp: Any) -> bool:
-    return bool(array_api_compat.is_numpy_namespace(xp))
-
-
-def is_concrete(*arrays: Array) -> bool:
-    """Return whether values can be looked at: False under ``jax.jit``, ``jax.vmap``, ``torch.vmap``."""
-    for a in arrays:
-        if a is None:
-            continue
-        if array_api_compat.is_jax_array(a):
-            import jax
-
-            if isinstance(a, jax.core.Tracer):
-                return False
-        elif array_api_compat.is_torch_array(a):
-            import torch
-
-            if torch._C._functorch.is_functorch_wrapped_tensor(a) or torch.compiler.is_compiling():
-                return False
-    return True
-
-
-def as_float(a: Any, name: str) -> Array:
-    """Return ``a`` as a floating array of its own library; lists, numbers and integers become float64.
-
-    Raises:
-        ShapeError: ``a`` is ragged or not numeric.
-    """
-    if array_api_compat.is_array_api_obj(a) and not isinstance(a, np.ndarray | np.generic):
-        xp = namespace(a)
-        return a if xp.isdtype(a.dtype, "real floating") else xp.astype(a, xp.asarray(0.0).dtype)
-    try:
-        out = np.asarray(a)
-        if out.dtype.kind == "f" and out.dtype.itemsize >= 4:
-            return out
-        if out.dtype.kind not in "biuf":
-            raise TypeError(f"dtype {out.dtype}")
-        return out.astype(np.float64)
-    except (TypeError, ValueError) as err:
-        raise ShapeError(
-            f"{name} is not a rectangular array of real numbers ({err}); give numbers in equal rows"
-        ) from None
-
-
-def together(*arrays: Array | None) -> tuple[Any, ...]:
-    """Return the arrays in one library and one precision (the widest), NumPy ones following a guest."""
-    present = [a for a in arrays if a is not None]
-    guests = [a for a in present if not isinstance(a, HOST)]
-    xp = namespace(*(guests or present))
-    kinds = {} if not guests else {"device": array_api_compat.device(guests[0])}
-    if not guests and len({a.dtype for a in present}) == 1:
-        return arrays
-    if guests and array_api_compat.is_jax_namespace(xp):
-        kinds = {}  # tracers have no device of their own
-    out = [None if a is None else (xp.asarray(a, **kinds) if isinstance(a, HOST) else a) for a in arrays]
-    dtype = xp.result_type(*(a for a in out if a is not None))
-    return tuple(None if a is None else (a if a.dtype == dtype else xp.astype(a, dtype)) for a in out)
-
-
-def to_library(a: Array, xp: Any, dtype: Any, device: Any) -> Array:
-    """Move one array to the library ``xp``; see ``Record.to``."""
-    target = namespace(xp.asarray([0.0]))
-    source = a if isinstance(a, np.ndarray) else np.asarray(_to_host(a))
-    floating = source.dtype.kind == "f"
-    options = {} if device is None else {"device": device}
-    if floating and dtype is not None:
-        options["dtype"] = dtype
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX warns of the truncation that is refused or reported below
-        out = target.asarray(np.array(source), **options)
-    if floating and not target.isdtype(out.dtype, "real floating"):
-        raise ArgumentError(f"dtype={_dtype_name(dtype)}; give a floating type, such as float64")
-    if floating and dtype is not None and _dtype_name(out.dtype) != _dtype_name(dtype):
-        raise PrecisionError(
-            f"asked for {_dtype_name(dtype)}, the library gave {_dtype_name(out.dtype)}; "
-            'for JAX call jax.config.update("jax_enable_x64", True) first'
-        )
-    if floating and dtype is None and out.dtype.itemsize < source.dtype.itemsize:
-        warnings.warn(
-            f"values moved from {source.dtype} to {out.dtype}: the array library holds no more; "
-            'for JAX call jax.config.update("jax_enable_x64", True) first, or pass dtype= to say that this is meant',
-            stacklevel=4,
-        )
-    return out
-
-
-def _dtype_name(dtype: Any) -> str:
-    return str(getattr(dtype, "__name__", dtype)).split(".")[-1]
-
-
-def _to_host(a: Array) -> Any:
-    return a.detach().cpu().numpy() if array_api_compat.is_torch_array(a) else a
-
-
-def to_numpy(a: Array) -> np.ndarray:
-    """Return a concrete array of any library as NumPy's."""
-    return np.asarray(_to_host(a))
-
-
-def as_result(a: Array) -> Any:
-    """Return a NumPy value without batch axes as a float, anything else as it is."""
-    return float(a) if isinstance(a, np.ndarray | np.generic) and a.ndim == 0 else a
-
-
-# --- records -------------------------------------------------------------------------------------
-
-_RECORDS: list[type[Record]] = []
-_REGISTERED: dict[str, int] = {"jax": 0, "torch": 0}
-
-
-class Record:
-    """A frozen dataclass of arrays, other records and static fields; a pytree to JAX and to torch.
-
-    Subclasses name in ``_static`` the fields that are not arrays: they are part of the structure that
-    ``jit`` compiles for.
-    """
-
-    _static: ClassVar[tuple[str, ...]] = ()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        _RECORDS.append(cls)
-
-    def _split(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
-        return (
-            tuple(getattr(self, n) for n in names if n not in self._static),
-            tuple(getattr(self, n) for n in names if n in self._static),
-        )
-
-    @classmethod
-    def _join(cls, leaves: Any, static: Any) -> Self:
-        # Past __init__: JAX puts placeholders where the arrays were, and they must not be validated.
-        self = object.__new__(cls)
-        names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        moving, fixed = iter(leaves), iter(static)
-        for n in names:
-            object.__setattr__(self, n, next(fixed) if n in cls._static else next(moving))
-        return self
-
-    def to(self, xp: Any, *, dtype: Any = None, device: Any = None) -> Self:
-        """Return a copy whose arrays belong to the library ``xp``: ``numpy``, ``jax.numpy`` or ``torch``.
-
-        Args:
-            xp: the library's module.
-            dtype: floating type of the copy; by default the precision is kept.
-            device: where the copy lives, as the library names it.
-
-        Raises:
-            PrecisionError: the library will not hold ``dtype`` (JAX without ``jax_enable_x64``).
-            ArgumentError: ``xp`` is no such module, or ``dtype`` no floating type.
-        """
-        if not hasattr(xp, "asarray"):
-            raise ArgumentError(f"to({xp!r}); give the module itself: numpy, jax.numpy or torch")
-        leaves, static = self._split()
-        return self._join(tuple(_move(x, xp, dtype, device) for x in leaves), static)
-
-
-def _move(x: Any, xp: Any, dtype: Any, device: Any) -> Any:
-    if x is None:
-        return None
-    if isinstance(x, Record):
-        return x.to(xp, dtype=dtype, device=device)
-    if isinstance(x, tuple):
-        return tuple(_move(y, xp, dtype, device) for y in x)
-    return to_library(x, xp, dtype, device)
-
-
-def _register_records(xp: Any) -> None:
-    """Tell JAX or torch, once it is in use, how to take the records apart; importing neither here."""
-    if array_api_compat.is_jax_namespace(xp):
-        key = "jax"
-    elif array_api_compat.is_torch_namespace(xp):
-        key = "torch"
-    else:
-        return
-    while _REGISTERED[key] < len(_RECORDS):
-        cls = _RECORDS[_REGISTERED[key]]
-        _REGISTERED[key] += 1
-        join = partial(_join_record, cls)
-        if key == "jax":
-            import jax
-
-            jax.tree_util.register_pytree_node(cls, _split_record, join)
-        else:
-            from torch.utils import _pytree
-
-            _pytree.register_pytree_node(cls, _split_torch_record, partial(_join_torch_record, join))
-
-
-def _split_record(record: Record) -> tuple[Any, Any]:
-    return record._split()
-
-
-def _split_torch_record(record: Record) -> tuple[Any, Any]:
-    """To torch None is a leaf, which its vmap refuses: absent fields move to the structure."""
-    leaves, static = record._split()
-    return tuple(x for x in leaves if x is not None), (static, tuple(x is not None for x in leaves))
-
-
-def _join_torch_record(join: Callable[[Any, Any], Record], leaves: Any, structure: Any) -> Record:
-    static, present = structure
-    given = iter(leaves)
-    return join(static, tuple(next(given) if p else None for p in present))
-
-
-def _join_record(cls: type[Record], static: Any, leaves: Any) -> Record:
-    return cls._join(leaves, static)
-
-
-# --- checks --------------------------------------------------------------------------------------
-
-
-def all_finite(xp: Any, *arrays: Array | None) -> Array:
-    """Return, for each element of the batch, whether all arrays (their last two axes) are finite."""
-    ok: Any = None
-    for a in arrays:
-        if a is None:
-            continue
-        good = xp.all(xp.isfinite(a), axis=(-2, -1))
-        ok = good if ok is None else ok & good
-    return ok
-
-
-def require_kind(value: Any, kind: type | tuple[type, ...], name: str, hint: str) -> None:
-    """Refuse an argument of another class than ``kind``; ``hint`` says what to give.
-
-    Raises:
-        ArgumentError: it is.
-    """
-    if not isinstance(value, kind):
-        raise ArgumentError(f"{name} is a {type(value).__name__}; {hint}")
-
-
-def require_rng(rng: Any) -> None:
-    """Refuse anything but NumPy's generator.
-
-    Raises:
-        ArgumentError: it is something else.
-    """
-    require_kind(rng, np.random.Generator, "rng", "give np.random.default_rng(seed)")
-
-
-def is_whole(value: Any) -> bool:
-    """Return whether ``value`` is a whole number, truth values aside."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def require_finite(**arrays: Array | None) -> None:
-    """Refuse non-finite values in concrete arrays.
-
-    Raises:
-        NonFiniteError: an array holds NaN or an infinity.
-    """
-    for name, a in arrays.items():
-        if a is None or not is_concrete(a):
-            continue
-        xp = namespace(a)
-        finite = xp.isfinite(a)
-        if not bool(xp.all(finite)):
-            where = tuple(int(i[0]) for i in np.nonzero(~to_numpy(finite)))
-            raise NonFiniteError(
-                f"{name} has {int(xp.sum(xp.astype(~finite, xp.int64)))} non-finite values, the first at index "
-                f"{where}; finite numbers are needed: drop or impute those entries"
-            )
-
-
-def require_shape(a: Array, name: str, expected: tuple[int | str, ...]) -> None:
-    """Refuse an array whose last axes differ from ``expected`` (a string names a free length).
-
-    Raises:
-        ShapeError: too few axes, or a length that does not fit.
-    """
-    k = len(expected)
-    good = a.ndim >= k and all(
-        isinstance(want, str) or have == want for have, want in zip(a.shape[a.ndim - k :], expected, strict=False)
-    )
-    if not good:
-        want = ", ".join(str(e) for e in expected)
-        raise ShapeError(f"{name} has shape {tuple(a.shape)}; (..., {want}) is needed")
-
-
-def broadcast_batch(shapes: Iterable[tuple[int, ...]], what: str) -> tuple[int, ...]:
-    """Return the shape that batch axes broadcast to.
-
-    Raises:
-        ShapeError: they do not.
-    """
-    shapes = [tuple(s) for s in shapes]
-    try:
-        return tuple(np.broadcast_shapes(*shapes))
-    except ValueError:
-        found = " and ".join(str(s) for s in dict.fromkeys(shapes) if s)
-        raise ShapeError(
-            f"{what} have batch axes {found}; they must broadcast together: equal lengths, or 1 where they differ"
-        ) from None
 
 
 def psd_status(xp: Any, a: Array) -> Array:
@@ -411,144 +93,9 @@ def require_psd(a: Array, name: str) -> None:
     )
 
 
-def combine_status(xp: Any, *status: Array) -> Array:
-    """Return the first status that is not OK, element by element."""
-    out = status[0]
-    for s in status[1:]:
-        out = xp.where(out == OK, s, out)
-    return out
-
-
-def mask_failed(value: Array, status: Array | None) -> Array:
-    """Return ``value`` (...) with NaN where an element of a batch has a ``status`` other than OK."""
-    if status is None or (status.ndim == 0 and value.ndim == 0):
-        return value  # what stands alone was refused when it was built
-    xp = namespace(value)
-    good = xp.asarray(status) == OK
-    if is_concrete(good) and bool(xp.all(good)):
-        return value
-    return xp.where(good, value, float("nan"))
-
-
-def warn_masked(status: Array, what: str) -> None:
-    """Say, for a concrete batch, how many elements failed and why."""
-    if not is_concrete(status):
-        return
-    host = to_numpy(status)
-    bad = int(np.count_nonzero(host))
-    if bad:
-        reasons = ", ".join(f"{STATUS_TEXT[int(c)]} ({int(np.sum(host == c))})" for c in np.unique(host[host != OK]))
-        warnings.warn(
-            f"{bad} of {host.size} {what} could not be solved: {reasons}; they hold NaN, see .status",
-            MaskedWarning,
-            stacklevel=4,
-        )
-
-
-# --- matrices ------------------------------------------------------------------------------------
-
-
-def mT(a: Array) -> Array:
-    """Transpose the last two axes."""
-    return a.mT if hasattr(a, "mT") else np.swapaxes(a, -1, -2)
-
-
-def eps(a: Array) -> float:
-    """Return the machine epsilon of a floating array."""
-    return float(namespace(a).finfo(a.dtype).eps)
-
-
 def rank_rtol(a: Array, rtol: float | None = None) -> float:
     """Return the relative tolerance of the rank policy for ``a`` (..., m, n)."""
     return RANK_FACTOR * max(a.shape[-2], a.shape[-1], 1) * eps(a) if rtol is None else rtol
-
-
-def inner(a: Array, b: Array) -> Array:
-    """Frobenius inner product over the last two axes."""
-    xp = namespace(a, b)
-    if is_numpy(xp):
-        return np.einsum("...ij,...ij->...", a, b)
-    return xp.sum(a * b, axis=(-2, -1))
-
-
-def trace(a: Array) -> Array:
-    """Trace over the last two axes."""
-    xp = namespace(a)
-    return xp.sum(xp.linalg.diagonal(a), axis=-1)
-
-
-def sq(a: Array) -> Array:
-    """Squared Frobenius norm over the last two axes."""
-    return inner(a, a)
-
-
-def energy(a: Array, cov: Array) -> Array:
-    """Return ``tr(a cov a^T) = |a cov^(1/2)|_F^2``, never negative; a (..., m, n), cov (..., n, n)."""
-    xp = namespace(a, cov)
-    value = inner(a @ cov, a)
-    return xp.where(value < 0, xp.zeros_like(value), value)
-
-
-def matvec(a: Array, v: Array) -> Array:
-    """Matrix times vector over the last axes; a (..., m, n), v (..., n)."""
-    return (a @ v[..., None])[..., 0]
-
-
-def outer(u: Array, v: Array) -> Array:
-    """Outer product over the last axis."""
-    return u[..., :, None] * v[..., None, :]
-
-
-def append_column(a: Array, v: Array) -> Array:
-    """Return ``[a, v]``; a (..., m, n), v (..., m), batch axes broadcast."""
-    xp = namespace(a, v)
-    batch = np.broadcast_shapes(a.shape[:-2], v.shape[:-1])
-    return xp.concat(
-        [xp.broadcast_to(a, (*batch, *a.shape[-2:])), xp.broadcast_to(v, (*batch, v.shape[-1]))[..., :, None]], axis=-1
-    )
-
-
-def prepend_column(v: Array, a: Array) -> Array:
-    """Return ``[v, a]``; v (..., m), a (..., m, n), batch axes broadcast."""
-    xp = namespace(a, v)
-    batch = np.broadcast_shapes(a.shape[:-2], v.shape[:-1])
-    return xp.concat(
-        [xp.broadcast_to(v, (*batch, v.shape[-1]))[..., :, None], xp.broadcast_to(a, (*batch, *a.shape[-2:]))], axis=-1
-    )
-
-
-def norm(v: Array) -> Array:
-    """Euclidean norm over the last axis."""
-    xp = namespace(v)
-    return xp.sqrt(xp.sum(v * v, axis=-1))
-
-
-def eye(like: Array, n: int) -> Array:
-    """Identity of size ``n`` in the library, precision and place of ``like``."""
-    xp = namespace(like)
-    return (
-        xp.eye(n, dtype=like.dtype, device=array_api_compat.device(like))
-        if is_concrete(like)
-        else xp.eye(n, dtype=like.dtype)
-    )
-
-
-def host_like(values: np.ndarray, like: Array) -> Array:
-    """Return host values as a floating array beside ``like``."""
-    return together(np.asarray(values, dtype=np.float64 if eps(like) < 1e-12 else np.float32), like)[0]
-
-
-def size(a: Array) -> Array:
-    """Schatten 4-norm ``(tr (a^T a)^2)^(1/4)``, (...): near the spectral norm, yet without a decomposition."""
-    xp = namespace(a)
-    return xp.sqrt(xp.sqrt(sq(mT(a) @ a if a.shape[-1] <= a.shape[-2] else a @ mT(a))))
-
-
-def beside(a: Array, like: Array) -> Array:
-    """Return ``a`` in the library, the precision and the place of ``like``."""
-    if isinstance(a, HOST) and not isinstance(like, HOST):
-        return host_like(np.asarray(a), like)
-    return a if a.dtype == like.dtype else namespace(a).astype(a, like.dtype)
 
 
 def _zero_cut(a: Array, largest: Array, rtol: float | None, scale: Array | None) -> Array:
@@ -918,13 +465,3 @@ def nearest_psd(a: Array) -> Array:
     xp = namespace(a)
     w, v = _decomposed(lambda m: tuple(xp.linalg.eigh(m)), (a + mT(a)) / 2)
     return (v * xp.where(w > 0, w, 0.0)[..., None, :]) @ mT(v)
-
-
-def mapped(arrays: tuple[Array, ...] | None, f: Callable[[Array], Array]) -> tuple[Array, ...] | None:
-    """Apply ``f`` to each array of a tuple that may be absent."""
-    return None if arrays is None else tuple(f(a) for a in arrays)
-
-
-def batch_indices(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Iterate over the indices of a batch."""
-    return iter(np.ndindex(*shape))
