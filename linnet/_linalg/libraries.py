@@ -159,7 +159,7 @@ class Record:
         _RECORDS.append(cls)
 
     def _split(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
+        names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]  # subclasses are dataclasses
         return (
             tuple(getattr(self, n) for n in names if n not in self._static),
             tuple(getattr(self, n) for n in names if n in self._static),
@@ -169,7 +169,7 @@ class Record:
     def _join(cls, leaves: Any, static: Any) -> Self:
         # Past __init__: JAX puts placeholders where the arrays were, and they must not be validated.
         self = object.__new__(cls)
-        names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]  # subclasses are dataclasses
         moving, fixed = iter(leaves), iter(static)
         for n in names:
             object.__setattr__(self, n, next(fixed) if n in cls._static else next(moving))

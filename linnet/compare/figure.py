@@ -39,7 +39,7 @@ def check_figure(path: Path) -> None:
         given = f"suffix {path.suffix}" if path.suffix else "no suffix"
         raise DataError(f"{path} has {given}; give a path that ends in {', '.join(SUFFIXES)}")
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401  # only to know whether it is here
     except ImportError:
         raise DataError(
             "--figure draws with matplotlib, which is not installed here; pip install matplotlib, or leave --figure out"

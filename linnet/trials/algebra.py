@@ -36,8 +36,7 @@ class Matrix(ABC):
 
     @property
     @abstractmethod
-    def T(self) -> Self:  # noqa: D102
-        ...
+    def T(self) -> Self: ...
 
     @abstractmethod
     def __matmul__(self, other: Any) -> Self: ...
@@ -222,11 +221,11 @@ class FloatMatrix(Matrix):
         return self._size
 
     @property
-    def shape(self) -> tuple[int, int]:  # noqa: D102
+    def shape(self) -> tuple[int, int]:
         return self.values.shape[-2], self.values.shape[-1]
 
     @property
-    def T(self) -> FloatMatrix:  # noqa: D102
+    def T(self) -> FloatMatrix:
         return FloatMatrix(la.mT(self.values), self.size)
 
     def __matmul__(self, other: FloatMatrix) -> FloatMatrix:
@@ -251,7 +250,7 @@ class FloatMatrix(Matrix):
         factor = np.asarray(other, dtype=float)
         return FloatMatrix(self.values * factor[..., None, None], self.size * np.abs(factor))
 
-    def pinv(self) -> FloatMatrix:  # noqa: D102
+    def pinv(self) -> FloatMatrix:
         parts = self._parts
         return FloatMatrix(np.where(clear(parts.s, self.size)[..., None, None], parts.pinv, np.nan))
 
@@ -259,39 +258,39 @@ class FloatMatrix(Matrix):
     def _parts(self) -> la.Range:
         return la.decompose(_finite(self.values), scale=np.nan_to_num(self.size))
 
-    def root(self) -> FloatMatrix:  # noqa: D102
+    def root(self) -> FloatMatrix:
         safe = _finite(self.values)
         parts = la.spectrum((safe + la.mT(safe)) / 2, scale=np.nan_to_num(self.size))
         known, size = clear(np.sqrt(parts.values), np.sqrt(self.size)), np.sqrt(self.size)
         return FloatMatrix(np.where(known[..., None, None], parts.power(0.5), np.nan), size)
 
-    def eye(self) -> FloatMatrix:  # noqa: D102
+    def eye(self) -> FloatMatrix:
         return FloatMatrix(np.eye(self.shape[0]))
 
-    def kron(self, other: FloatMatrix) -> FloatMatrix:  # noqa: D102
+    def kron(self, other: FloatMatrix) -> FloatMatrix:
         a, b = self.values, other.values
         out = a[..., :, None, :, None] * b[..., None, :, None, :]
         return FloatMatrix(out.reshape(*out.shape[:-4], a.shape[-2] * b.shape[-2], a.shape[-1] * b.shape[-1]))
 
-    def reshape(self, rows: int, columns: int) -> FloatMatrix:  # noqa: D102
+    def reshape(self, rows: int, columns: int) -> FloatMatrix:
         return FloatMatrix(self.values.reshape(*self.values.shape[:-2], rows, columns))
 
-    def sq(self) -> np.ndarray:  # noqa: D102
+    def sq(self) -> np.ndarray:
         return np.asarray(la.sq(self.values))
 
-    def trace(self) -> np.ndarray:  # noqa: D102
+    def trace(self) -> np.ndarray:
         return np.trace(self.values, axis1=-2, axis2=-1)
 
-    def rank(self) -> np.ndarray:  # noqa: D102
+    def rank(self) -> np.ndarray:
         parts = self._parts
         return np.where(clear(parts.s, self.size), parts.rank, np.nan)
 
-    def squared_singular_values(self) -> list[np.ndarray]:  # noqa: D102
+    def squared_singular_values(self) -> list[np.ndarray]:
         s = self._parts.s
         s = np.where(clear(s, self.size)[..., None], s, np.nan)
         return list(np.moveaxis(s * s, -1, 0))
 
-    def truncated(self, r: int) -> FloatMatrix:  # noqa: D102
+    def truncated(self, r: int) -> FloatMatrix:
         u, s, vt = la.svd(_finite(self.values))
         out = (u[..., :, :r] * s[..., None, :r]) @ vt[..., :r, :]
         tie = la.has_tie(s, r, CLEAR**2 * s[..., 0])

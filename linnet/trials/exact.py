@@ -187,7 +187,7 @@ class Exact:
 
 def compare(a: Any, b: Any) -> Literal[-1, 0, 1] | None:
     """Return the sign of a - b, or None if it cannot be told."""
-    return (Exact.of(a) - Exact.of(b)).sign()  # type: ignore[return-value]
+    return (Exact.of(a) - Exact.of(b)).sign()  # type: ignore[return-value]  # of flint, untyped
 
 
 def agree(a: Any, b: Any, tolerance: float) -> bool:
@@ -230,11 +230,11 @@ class ExactMatrix(Matrix):
     # --- shape and arithmetic --------------------------------------------------------------------
 
     @property
-    def shape(self) -> tuple[int, int]:  # noqa: D102
+    def shape(self) -> tuple[int, int]:
         return self.core.nrows(), self.core.ncols()
 
     @property
-    def T(self) -> ExactMatrix:  # noqa: D102
+    def T(self) -> ExactMatrix:
         return ExactMatrix(self.core.transpose(), self.right, self.left)
 
     def __matmul__(self, other: ExactMatrix) -> ExactMatrix:
@@ -301,10 +301,10 @@ class ExactMatrix(Matrix):
 
     # --- functions -------------------------------------------------------------------------------
 
-    def eye(self) -> ExactMatrix:  # noqa: D102
+    def eye(self) -> ExactMatrix:
         return ExactMatrix(_identity(self.shape[0]))
 
-    def kron(self, other: ExactMatrix) -> ExactMatrix:  # noqa: D102
+    def kron(self, other: ExactMatrix) -> ExactMatrix:
         a, b = self._plain("kron"), other._plain("kron")
         entries = [
             a[i, j] * b[k, m]
@@ -312,7 +312,7 @@ class ExactMatrix(Matrix):
         ]  # fmt: skip
         return ExactMatrix(fmpq_mat(a.nrows() * b.nrows(), a.ncols() * b.ncols(), entries))
 
-    def reshape(self, rows: int, columns: int) -> ExactMatrix:  # noqa: D102
+    def reshape(self, rows: int, columns: int) -> ExactMatrix:
         return ExactMatrix(fmpq_mat(rows, columns, self._plain("reshape").entries()))
 
     def _plain(self, what: str) -> fmpq_mat:
@@ -320,17 +320,17 @@ class ExactMatrix(Matrix):
             raise InexactError(f"{what} of a matrix with irrational entries")
         return self.core
 
-    def root(self) -> ExactMatrix:  # noqa: D102
+    def root(self) -> ExactMatrix:
         plain = self._plain("square root")
         return ExactMatrix(_identity(plain.nrows()), None, Base(plain))
 
-    def sq(self) -> Exact:  # noqa: D102
+    def sq(self) -> Exact:
         flanked = self.core if self.left is None else _mul(self.left.matrix, self.core)
         other = self.core if self.right is None else _mul(self.core, self.right.matrix)
         pairs = zip(flanked.entries(), other.entries(), strict=True)
         return Exact(sum((a * b for a, b in pairs), arb(0) if isinstance(other, arb_mat) else fmpq(0)))
 
-    def trace(self) -> Exact:  # noqa: D102
+    def trace(self) -> Exact:
         core = self.core
         if self.left is not None and self.right is not None and _same(self.left, self.right):
             core = _mul(core, self.left.matrix)
@@ -343,7 +343,7 @@ class ExactMatrix(Matrix):
             raise InexactError(f"{what} of a matrix that is only known up to rounding")
         return self.core
 
-    def rank(self) -> Exact:  # noqa: D102
+    def rank(self) -> Exact:
         core = self._rational_core("rank")
         if self.left is not None:
             core = self.left.matrix * core
@@ -354,12 +354,12 @@ class ExactMatrix(Matrix):
         core = self._rational_core("singular values")
         return core * core.transpose() if self.right is None else core * self.right.matrix * core.transpose()
 
-    def squared_singular_values(self) -> list[Exact]:  # noqa: D102
+    def squared_singular_values(self) -> list[Exact]:
         n = self._right_gram() if self.left is None else self.left.matrix * self._right_gram()
         values = [v for v, k in spectrum(n) for _ in range(k)]
         return (values + [Exact(fmpq(0))] * min(self.shape))[: min(self.shape)]
 
-    def pinv(self) -> ExactMatrix:  # noqa: D102
+    def pinv(self) -> ExactMatrix:
         if self.left is not None and self.right is not None:
             raise InexactError("pseudo-inverse between two square roots")
         if self.left is not None:
@@ -369,7 +369,7 @@ class ExactMatrix(Matrix):
             return ExactMatrix(rational_pinv(core))
         return ExactMatrix(core.transpose() * rational_pinv(self._right_gram()), self.right, None)
 
-    def truncated(self, r: int) -> ExactMatrix:  # noqa: D102
+    def truncated(self, r: int) -> ExactMatrix:
         if self.left is not None and self.right is not None:
             raise InexactError("truncation between two square roots")
         if self.left is not None:

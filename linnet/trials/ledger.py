@@ -64,7 +64,7 @@ def try_claims(
 
     if jobs == 1 or len(claims) == 1:
         for name, claim in claims.items():
-            settle(name, lambda claim=claim: run(claim, BUDGETS[budget], seed))  # type: ignore[misc]
+            settle(name, lambda claim=claim: run(claim, BUDGETS[budget], seed))  # type: ignore[misc]  # mypy cannot infer lambdas
     else:
         _in_processes(names, list(claims), budget, seed, jobs, settle)
     order = sorted(found)

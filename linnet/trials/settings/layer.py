@@ -421,7 +421,7 @@ class LayerSetting(Setting):
         shape=lambda z: len(z.channels) == _matched(z.rank, z.widths[z.layer + 1], z.widths[z.layer]),
     )
 
-    def random_shape(self, rng: np.random.Generator) -> LayerShape:  # noqa: D102
+    def random_shape(self, rng: np.random.Generator) -> LayerShape:
         # Small ones often: a violation that asks for a coincidence is likeliest where there is little to fit.
         depth = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.35, 0.3, 0.25, 0.04, 0.03, 0.03]))
         most = int(rng.choice([3, 5, 8], p=[0.45, 0.45, 0.1]))
@@ -438,7 +438,7 @@ class LayerSetting(Setting):
         k_train, k_test = (p if p == 1 or rng.random() < 0.5 else int(rng.integers(1, p)) for _ in range(2))
         return LayerShape(widths, layer, r, channels, k_train, k_test, int(rng.integers(1, 2 * p + 2)))
 
-    def small_shapes(self) -> Iterator[LayerShape]:  # noqa: D102
+    def small_shapes(self) -> Iterator[LayerShape]:
         shapes = []
         for depth in (1, 2, 3):
             for widths in product(range(1, 4), repeat=depth + 1):
@@ -455,10 +455,10 @@ class LayerSetting(Setting):
                             ]
         yield from sorted(shapes, key=self.size)
 
-    def size(self, shape: LayerShape) -> tuple[int, ...]:  # noqa: D102
+    def size(self, shape: LayerShape) -> tuple[int, ...]:
         return (sum(shape.widths), len(shape.widths), shape.n, shape.rank, len(shape.channels))
 
-    def parameters(self, shape: LayerShape) -> dict[str, tuple[int, int]]:  # noqa: D102
+    def parameters(self, shape: LayerShape) -> dict[str, tuple[int, int]]:
         w, p, q = shape.widths, shape.widths[0], shape.widths[-1]
         sizes = {f"weight_{i}": (w[i + 1], w[i]) for i in range(len(w) - 1)}
         return sizes | {
@@ -471,7 +471,7 @@ class LayerSetting(Setting):
             "noise": (q, shape.n),
         }
 
-    def draw(self, shape: LayerShape, kind: str, count: int, rng: np.random.Generator) -> Raw:  # noqa: D102
+    def draw(self, shape: LayerShape, kind: str, count: int, rng: np.random.Generator) -> Raw:
         raw = draw_matrices(self.parameters(shape), kind, count, rng)
         # The degenerate cases that every claim should meet: nothing to learn, nothing shifted, and the
         # plain cases where only one thing differs from the identity.
@@ -489,7 +489,7 @@ class LayerSetting(Setting):
                 raw[f"weight_{i}"] = raw[f"weight_{i}"].copy()
         return raw
 
-    def compose(self, shape: LayerShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:  # noqa: D102
+    def compose(self, shape: LayerShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:
         weights = [raw[f"weight_{i}"] for i in range(len(shape.widths) - 1)]
         cov_train = raw["factor_train"] @ raw["factor_train"].T
         cov_test = raw["factor_test"] @ raw["factor_test"].T
@@ -510,10 +510,10 @@ class LayerSetting(Setting):
             "noise": raw["noise"],
         }
 
-    def view(self, instance: Instance) -> LayerView:  # noqa: D102
+    def view(self, instance: Instance) -> LayerView:
         return LayerView(instance)
 
-    def defects(self, instance: Instance) -> list[str]:  # noqa: D102
+    def defects(self, instance: Instance) -> list[str]:
         from linnet.trials.exact import ExactMatrix, is_psd
 
         out = []

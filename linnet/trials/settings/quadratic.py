@@ -100,24 +100,24 @@ class QuadraticSetting(Setting):
         shape=lambda s: s.k < s.d,
     )
 
-    def random_shape(self, rng: np.random.Generator) -> QuadraticShape:  # noqa: D102
+    def random_shape(self, rng: np.random.Generator) -> QuadraticShape:
         d = int(rng.integers(1, 8))
         return QuadraticShape(d, int(rng.integers(1, d + 1)))
 
-    def small_shapes(self) -> Iterator[QuadraticShape]:  # noqa: D102
+    def small_shapes(self) -> Iterator[QuadraticShape]:
         yield from (QuadraticShape(d, k) for d in range(1, 7) for k in range(1, d + 1))
 
-    def size(self, shape: QuadraticShape) -> tuple[int, ...]:  # noqa: D102
+    def size(self, shape: QuadraticShape) -> tuple[int, ...]:
         return (shape.d, shape.k)
 
-    def parameters(self, shape: QuadraticShape) -> dict[str, tuple[int, int]]:  # noqa: D102
+    def parameters(self, shape: QuadraticShape) -> dict[str, tuple[int, int]]:
         d = shape.d
         return {"factor": (d, d), "turn": (d, d), "grad": (d, 1), "eps": (d, 1)}
 
-    def draw(self, shape: QuadraticShape, kind: str, count: int, rng: np.random.Generator) -> Raw:  # noqa: D102
+    def draw(self, shape: QuadraticShape, kind: str, count: int, rng: np.random.Generator) -> Raw:
         return draw_matrices(self.parameters(shape), kind, count, rng)
 
-    def compose(self, shape: QuadraticShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:  # noqa: D102
+    def compose(self, shape: QuadraticShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:
         one = raw["factor"].eye()
         skew = raw["turn"] - raw["turn"].T
         turned = (one - skew) @ (one + skew).inv()
@@ -129,10 +129,10 @@ class QuadraticSetting(Setting):
             "eps": raw["eps"],
         }
 
-    def view(self, instance: Instance) -> QuadraticView:  # noqa: D102
+    def view(self, instance: Instance) -> QuadraticView:
         return QuadraticView(instance)
 
-    def defects(self, instance: Instance) -> list[str]:  # noqa: D102
+    def defects(self, instance: Instance) -> list[str]:
         from linnet.trials.exact import ExactMatrix, compare, is_psd
 
         h, p = instance["H"], instance["P"]
