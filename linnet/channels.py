@@ -27,9 +27,10 @@ def channel_scores(problem: LayerProblem, *, by: Criterion, form: Literal["rows"
 
     Source: yang2024, Sec. 3.2 (selection strategies R, W, A, S, G).
     """
+    la.require_kind(problem, LayerProblem, "problem", "give LayerProblem(net, layer, moments)")
     if by not in ("weight", "activation", "product", "gradient"):
         raise ChannelError(f'by={by!r}; give "random", "weight", "activation", "product" or "gradient"')
-    _check_form(form)
+    check_form(form)
     xp = la.namespace(problem.gram)
     axis = -1 if form == "rows" else -2
     if by == "gradient":
@@ -74,7 +75,8 @@ def select_channels(
     Raises:
         ChannelError: a count that does not fit, an unknown criterion, or "random" without ``rng``.
     """
-    _check_form(form)
+    la.require_kind(problem, LayerProblem, "problem", "give LayerProblem(net, layer, moments)")
+    check_form(form)
     total = problem.d_out if form == "rows" else problem.d_in
     if not la.is_whole(count) or not 1 <= count <= total:
         raise ChannelError(f"{count!r} channels of {total}; give 1 to {total}")
@@ -89,8 +91,13 @@ def select_channels(
     return np.sort(np.argsort(keys, axis=-1, kind="stable")[..., :count], axis=-1)
 
 
-def _check_form(form: str) -> None:
-    if form not in ("rows", "columns"):
+def check_form(form: str) -> None:
+    """Refuse anything but "rows" and "columns".
+
+    Raises:
+        ChannelError: it is something else.
+    """
+    if not isinstance(form, str) or form not in ("rows", "columns"):
         raise ChannelError(f'form={form!r}; give "rows" or "columns"')
 
 
@@ -100,9 +107,13 @@ def as_selection(channels: Sequence[int] | Array, size: int, like: Array) -> Arr
     Raises:
         ChannelError: no channel, one out of range, one named twice, or not whole numbers.
     """
-    if isinstance(channels, str | bytes) or channels is None or np.ndim(channels) == 0:
+    try:
+        plain = not isinstance(channels, str | bytes) and channels is not None and np.ndim(channels) > 0
+        chosen = la.to_numpy(channels) if not isinstance(channels, Sequence) else np.asarray(channels)
+    except ValueError:  # ragged
+        plain = False
+    if not plain:
         raise ChannelError(f"channels={channels!r}; give a list of whole numbers from 0 to {size - 1}")
-    chosen = la.to_numpy(channels) if not isinstance(channels, Sequence) else np.asarray(channels)
     if chosen.size == 0 or chosen.shape[-1] == 0:
         raise ChannelError(f"no channels were given; give at least one of 0 to {size - 1}")
     if chosen.dtype.kind not in "iu":

@@ -48,6 +48,7 @@ class DeepLinearNetwork(la.Record):
                 raise ShapeError(f"weights[{i}] has shape {tuple(w.shape)}; every width must be at least 1")
         biases: list[Array] = []
         if self.biases is not None:
+            la.require_kind(self.biases, Sequence, "biases", "give a list with one array a layer, or None")
             if len(self.biases) != len(weights):
                 raise ShapeError(
                     f"{len(self.biases)} biases for {len(weights)} layers; give one a layer (zeros where there is none)"
@@ -144,15 +145,17 @@ class DeepLinearNetwork(la.Record):
     def scale(self, start: int, stop: int) -> Array:
         """Product of the sizes of layers ``start`` to ``stop - 1``, (...): bounds their product's rounding error."""
         out = la.size(la.eye(self.weights[0], 1))
-        for size in self._sizes[start:stop]:
-            out = out * size
+        with np.errstate(over="ignore", invalid="ignore"):
+            for size in self._sizes[start:stop]:
+                out = out * size
         return out
 
     def offset_scale(self, layer: int) -> Array:
         """Sum over the biases below ``layer`` of the products of sizes on their way, (...); see ``scale``."""
         out = 0.0 * self.scale(0, 0)
-        for i, b in enumerate((self.biases or ())[:layer]):
-            out = out * (self._sizes[i] if i else 1.0) + la.norm(b)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for i, b in enumerate((self.biases or ())[:layer]):
+                out = out * (self._sizes[i] if i else 1.0) + la.norm(b)
         return out
 
     @cached_property
@@ -173,6 +176,9 @@ class DeepLinearNetwork(la.Record):
         Raises:
             ShapeError: the update was solved for a layer of another shape.
         """
+        from linnet.problem import Update
+
+        la.require_kind(update, Update, "update", "give what a method's solve returned, or Update(delta, layer)")
         layer = self.layer_index(update.layer)
         expected = self.weights[layer].shape[-2:]
         la.require_shape(update.delta, "update.delta", tuple(expected))
@@ -212,6 +218,9 @@ class DeepLinearNetwork(la.Record):
         """
         la.require_rng(rng)
         shapes = _layer_shapes(widths)
+        batch = _batch_of(batch)
+        if ranks is not None:
+            la.require_kind(ranks, Sequence, "ranks", "give a list with one whole number a layer, or None")
         if ranks is not None and len(ranks) != len(shapes):
             raise ShapeError(f"{len(ranks)} ranks for {len(shapes)} layers; give one a layer")
         weights = []
@@ -248,12 +257,14 @@ class DeepLinearNetwork(la.Record):
             RankError: more singular values than the layer's shape allows, or a negative one.
         """
         la.require_rng(rng)
+        batch = _batch_of(batch)
         shapes = _layer_shapes(widths)
+        la.require_kind(spectra, Sequence, "spectra", "give a list with the singular values of each layer")
         if len(spectra) != len(shapes):
             raise ShapeError(f"{len(spectra)} spectra for {len(shapes)} layers; give one a layer")
         weights = []
         for i, ((m, n), s) in enumerate(zip(shapes, spectra, strict=True)):
-            values = np.asarray(s, dtype=float)
+            values = la.as_float(s, f"spectra[{i}]")
             if values.ndim != 1 or len(values) > min(m, n) or not np.all((values >= 0) & (values < np.inf)):
                 raise RankError(
                     f"spectra[{i}] = {values.tolist()} for a {m} x {n} layer; "
@@ -349,7 +360,15 @@ def haar(n: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> np.nd
     return q * np.where(signs == 0, 1.0, signs)[..., None, :]
 
 
+def _batch_of(batch: tuple[int, ...]) -> tuple[int, ...]:
+    la.require_kind(batch, Sequence, "batch", "give a tuple of lengths, such as (100,)")
+    if not all(la.is_whole(b) and b >= 0 for b in batch):
+        raise ShapeError(f"batch {tuple(batch)}; give whole numbers >= 0")
+    return tuple(int(b) for b in batch)
+
+
 def _layer_shapes(widths: Sequence[int]) -> list[tuple[int, int]]:
+    la.require_kind(widths, (Sequence, np.ndarray), "widths", "give a list of whole numbers: [p, d_1, ..., q]")
     widths = list(widths)
     if len(widths) < 2 or any(not la.is_whole(d) or d < 1 for d in widths):
         raise ShapeError(f"widths {widths}; give at least two whole numbers >= 1: (p, d_1, ..., q)")

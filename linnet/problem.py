@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,8 +48,8 @@ class LayerProblem(la.Record):
         la.require_kind(self.net, DeepLinearNetwork, "net", "give a DeepLinearNetwork")
         object.__setattr__(self, "layer", self.net.layer_index(self.layer))
         la.require_kind(self.moments, Moments, "moments", "give task.moments(), or Moments.from_data(x, y)")
-        if self.rtol is not None and not 0 <= self.rtol < 1:
-            raise RankError(f"rtol={self.rtol}; give a relative tolerance from 0 to below 1, or None")
+        if self.rtol is not None and not (isinstance(self.rtol, Real) and 0 <= self.rtol < 1):
+            raise RankError(f"rtol={self.rtol!r}; give a relative tolerance from 0 to below 1, or None")
         self.net.require_fit(self.moments.yx.shape[-2:], self.moments.batch_shape)
         given, m = self.net, self.moments
         leaves = list(
@@ -208,10 +209,11 @@ class LayerProblem(la.Record):
     def reach_scale(self) -> Array:
         """Sum over the layer's input of the products of its factors' sizes, (...): its rounding is relative to it."""
         m = self.moments
-        scale = self.net.scale(0, self.layer) * la.size(self._safe(m.roots[0]))
-        if m.x_mean is not None:
-            scale = scale + self.net.scale(0, self.layer) * la.norm(self._safe_vector(m.x_mean))
-        return scale + self.net.offset_scale(self.layer)
+        with np.errstate(over="ignore", invalid="ignore"):
+            size = la.size(self._safe(m.roots[0]))
+            if m.x_mean is not None:
+                size = size + la.norm(self._safe_vector(m.x_mean))
+            return _finite(self.net.scale(0, self.layer) * size + self.net.offset_scale(self.layer))
 
     @cached_property
     def _input_factors(self) -> la.Factors:
@@ -220,7 +222,7 @@ class LayerProblem(la.Record):
     @cached_property
     def upper_scale(self) -> Array:
         """Product of the sizes of the layers above, (...): what the upper product's rounding is relative to."""
-        return self.net.scale(self.layer + 1, self.net.depth)
+        return _finite(self.net.scale(self.layer + 1, self.net.depth))
 
     @cached_property
     def _upper_factors(self) -> la.Factors:
@@ -248,10 +250,12 @@ class LayerProblem(la.Record):
 
     @cached_property
     def constant(self) -> Array:
-        """The constant that stands for 1 beside the layer's input: of its size, so that units do not matter."""
-        xp = la.namespace(self.inputs)
-        power = la.sq(self.inputs)
-        return xp.sqrt(xp.where(power > 0, power, 1.0))
+        """The constant that stands for 1 beside the layer's input: of its size, so that units do not matter.
+
+        Of the size of what the input is computed from, rather: an input that cancels to rounding is no unit.
+        """
+        xp = la.namespace(self.reach_scale)
+        return xp.where(self.reach_scale > 0, self.reach_scale, 1.0)
 
     @cached_property
     def affine_weight(self) -> Array:
@@ -295,7 +299,8 @@ class LayerProblem(la.Record):
     def residual_floor(self) -> Array:
         """Size below which a singular value of ``residual`` is rounding error, (...)."""
         root, seen, _ = self.moments.roots
-        carried = self.net.scale(0, self.net.depth) * la.size(self._safe(root))
+        with np.errstate(over="ignore", invalid="ignore"):
+            carried = _finite(self.net.scale(0, self.net.depth) * la.size(self._safe(root)))
         return la.rank_rtol(self.residual, self.rtol) * (la.size(self._safe(seen)) + carried)
 
     # --- risk ------------------------------------------------------------------------------------
@@ -312,6 +317,12 @@ class LayerProblem(la.Record):
         from linnet.risk import expected_risk
 
         return expected_risk(self.net.updated(update), self.moments)
+
+
+def _finite(scale: Array) -> Array:
+    """Return ``scale`` (...) with zero for what overflowed: it belongs to an element that has a status."""
+    xp = la.namespace(scale)
+    return xp.where(xp.isfinite(scale), scale, xp.zeros_like(scale))
 
 
 def _zeroed(a: Array, status: Array) -> Array:

@@ -80,6 +80,9 @@ def bias_variance(method: Method, problem: LayerProblem, sample: Moments, task: 
 
     Source: yang2024, proof of Theorem F.10.
     """
+    la.require_kind(method, Method, "method", "give a method such as LoRA(2)")
+    la.require_kind(problem, LayerProblem, "problem", "give LayerProblem(net, layer, moments)")
+    la.require_kind(task, Regression, "task", "give the Regression that the risks are of")
     population = problem.net.updated(method.solve(problem))
     fitted = problem.net.updated(method.solve(LayerProblem(problem.net, problem.layer, sample, problem.rtol)))
     here = Regression(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import ClassVar, Self
 
 import numpy as np
@@ -137,18 +138,20 @@ class Moments(la.Record):
         finite = la.all_finite(xp, x, y, *second)
         if finite.ndim == 0 and la.is_concrete(finite) and not bool(finite):
             raise NonFiniteError("squares of x or y are beyond what floating point holds; give them in larger units")
-        xm, ym = xp.mean(x, axis=-2), xp.mean(y, axis=-2)
         # By QR of the samples: the rank and the small directions of xx are lost once it is multiplied out.
-        centred, target = (x - xm[..., None, :]) / n**0.5, (y - ym[..., None, :]) / n**0.5
-        basis, root = la.qr(centred)
-        seen = la.mT(basis) @ target
+        with np.errstate(over="ignore", invalid="ignore"):
+            xm, ym = xp.mean(x, axis=-2), xp.mean(y, axis=-2)
+            centred, target = (x - xm[..., None, :]) / n**0.5, (y - ym[..., None, :]) / n**0.5
+            basis, root = la.qr(centred)
+            seen = la.mT(basis) @ target
+            spare = la.sq(target - basis @ seen)
         return cls._join(
             (
                 *second,
                 xm,
                 ym,
                 xp.astype(xp.where(finite, la.OK, la.NONFINITE), xp.int32),
-                (la.mT(root), la.mT(seen), la.sq(target - basis @ seen)),
+                (la.mT(root), la.mT(seen), spare),
             ),
             (n,),
         )
@@ -306,11 +309,14 @@ class Regression(la.Record):
         Centred where the moments carry means, through the origin where they do not. Where inputs depend on
         each other, it is the map of least norm in units of each input.
         """
+        la.require_kind(moments, Moments, "moments", "give Moments.from_data(x, y) or task.moments()")
         root, seen, _ = moments.roots
         xp = la.namespace(root)
-        unit = la.norm(root)
-        unit = xp.where(unit > 0, unit, 1.0)
-        coef = seen @ la.factored(root / unit[..., None]).pinv / unit[..., None, :]
+        # In units of the second moments, means included: that is what the rounding of a centred input is relative to.
+        second = xp.linalg.diagonal(moments.xx)
+        unit = xp.sqrt(xp.where(second > 0, second, 1.0))
+        seen_in_units = la.factored(root / unit[..., None], scale=xp.ones_like(unit[..., 0]))
+        coef = seen @ seen_in_units.pinv / unit[..., None, :]
         _, yx, yy = moments._centred()
         noise = la.nearest_psd(yy - coef @ la.mT(yx))
         mean, ym = moments.x_mean, moments.y_mean
@@ -354,12 +360,13 @@ class Shift(la.Record):
     @classmethod
     def label(cls, train: Regression, size: float, *, rng: np.random.Generator) -> Self:
         """The regression map moves in a random direction; the inputs stay."""
-        la.require_rng(rng)
+        _require_task(train, rng)
         return cls(train, _relabelled(train, rng.normal(size=(*train.batch_shape, *train.coef.shape[-2:])), size))
 
     @classmethod
     def covariate(cls, train: Regression, strength: float, *, rng: np.random.Generator) -> Self:
         """The inputs' covariance becomes A cov A^T, A = I + strength * (Gaussian of variance 1/p)."""
+        _require_task(train, rng)
         return cls(train, _recovaried(train, strength, rng))
 
     @classmethod
@@ -382,7 +389,8 @@ class Shift(la.Record):
         """A label shift that the given output channels of the layer can follow: upper U_C A lower."""
         from linnet.channels import as_selection
 
-        la.require_rng(rng)
+        _require_task(train, rng)
+        la.require_kind(net, DeepLinearNetwork, "net", "give a DeepLinearNetwork")
         net.require_fit(train.coef.shape[-2:], train.batch_shape)
         upper, lower = net.upper(layer), net.lower(layer)
         e = as_selection(channels, upper.shape[-1], upper)
@@ -394,14 +402,21 @@ class Shift(la.Record):
         cls, train: Regression, net: DeepLinearNetwork, layer: int, size: float, *, rng: np.random.Generator
     ) -> Self:
         """A label shift that the layer can follow: upper A lower."""
-        la.require_rng(rng)
+        _require_task(train, rng)
+        la.require_kind(net, DeepLinearNetwork, "net", "give a DeepLinearNetwork")
         net.require_fit(train.coef.shape[-2:], train.batch_shape)
         upper, lower = net.upper(layer), net.lower(layer)
         a = rng.normal(size=(*train.batch_shape, upper.shape[-1], lower.shape[-2]))
         return cls(train, _relabelled(train, upper @ la.host_like(a, upper) @ lower, size))
 
 
+def _require_task(train: Regression, rng: np.random.Generator) -> None:
+    la.require_kind(train, Regression, "train", "give a Regression")
+    la.require_rng(rng)
+
+
 def _relabelled(task: Regression, direction: Array, size: float) -> Regression:
+    la.require_kind(size, Real, "size", "give a number >= 0, in the units of y")
     direction = la.host_like(direction, task.coef) if isinstance(direction, np.ndarray) else direction
     xp = la.namespace(direction, task.coef)
     if not (math.isfinite(size) and size >= 0):
@@ -424,7 +439,7 @@ def _relabelled(task: Regression, direction: Array, size: float) -> Regression:
 
 
 def _recovaried(task: Regression, strength: float, rng: np.random.Generator) -> Regression:
-    la.require_rng(rng)
+    la.require_kind(strength, Real, "strength", "give a finite number")
     if not math.isfinite(strength):
         raise ArgumentError(f"a covariate shift of strength {strength}; give a finite number")
     p = task.coef.shape[-1]

@@ -1,5 +1,6 @@
 """A batch equals the loop over its elements, and what fails in it disturbs nothing else."""
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -197,3 +198,30 @@ def test_what_failed_is_masked_in_every_risk_and_factor(rng):
         update = ln.LoRA(1).solve(ln.LayerProblem(net, 0, tied.moments()))
     assert np.isnan(update.left).any(axis=(1, 2)).tolist() == [True, False]
     np.testing.assert_allclose(update.left[1] @ update.right[1].T, update.delta[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_what_fails_in_a_batch_warns_once_and_in_our_words(layer, rng, recwarn):
+    weights = [np.ones((2, 3, 3)), np.ones((2, 3, 3))]
+    weights[1 - layer][1, 0, 0] = np.inf
+    problem = ln.LayerProblem(ln.DeepLinearNetwork(weights), layer, ln.Regression(np.eye(3), np.eye(3)).moments())
+    for method in every_method(rng, 3, 3):
+        method.solve(problem)
+    x = np.ones((2, 4, 3))
+    x[1, 0, 0] = np.inf
+    ln.Moments.from_data(x, x)
+    assert {w.category for w in recwarn} == {MaskedWarning}, [str(w.message) for w in recwarn]
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-100, 1e100, 1e200])
+def test_extreme_scales_warn_of_nothing(scale, rng, recwarn):
+    net, train = network(rng, (), True), task(rng, (), True)
+    x, y = train.sample(9, rng=rng)
+    for where in range(3):
+        weights = [w * (scale if i == where else 1.0) for i, w in enumerate(net.weights)]
+        for one in every_method(rng, 3, 5):
+            with contextlib.suppress(ln.LinnetError):
+                one.solve(ln.LayerProblem(ln.DeepLinearNetwork(weights, net.biases), 1, ln.Moments.from_data(x, y)))
+            with contextlib.suppress(ln.LinnetError):
+                one.solve(ln.LayerProblem(net, 1, ln.Moments.from_data(x * scale**0.5, y)))
+    assert not [str(w.message) for w in recwarn]

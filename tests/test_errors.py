@@ -216,6 +216,28 @@ CASES = {
         ShapeError,
         ["4 to 2", "3 to 2"],
     ),
+    "a task for its moments": (lambda: ln.Regression.from_moments(TASK), ArgumentError, ["moments is a Regression"]),
+    "an array for an update": (lambda: NET.updated(EYE), ArgumentError, ["update is a ndarray", "solve"]),
+    "a network for a problem": (lambda: ln.LoRA(1).solve(NET), ArgumentError, ["DeepLinearNetwork", "LayerProblem"]),
+    "scores of a network": (lambda: ln.channel_scores(NET, by="weight"), ArgumentError, ["problem", "LayerProblem"]),
+    "a word for a shift's size": (lambda: ln.Shift.label(TASK, "a", rng=RNG), ArgumentError, ["size is a str"]),
+    "moments to shift": (lambda: ln.Shift.label(TASK.moments(), 1.0, rng=RNG), ArgumentError, ["train is a Moments"]),
+    "a word for a tolerance": (
+        lambda: ln.LayerProblem(NET, 0, TASK.moments(), rtol="1e-9"),
+        RankError,
+        ["rtol='1e-9'", "below 1"],
+    ),
+    "a number for biases": (lambda: ln.DeepLinearNetwork((EYE,), 1.5), ArgumentError, ["biases is a float", "list"]),
+    "a number for widths": (lambda: ln.DeepLinearNetwork.random(5, rng=RNG), ArgumentError, ["widths is a int"]),
+    "a number for batch axes": (
+        lambda: ln.DeepLinearNetwork.random([2, 2], rng=RNG, batch=3),
+        ArgumentError,
+        ["batch is a int", "tuple"],
+    ),
+    "ragged mask": (lambda: ln.SparseFT([[True], [True, False]]), ShapeError, ["different lengths"]),
+    "ragged channels": (lambda: ln.S2FT([[0, 1], [1]]).solve(PROBLEM), ChannelError, ["list of whole numbers"]),
+    "an array for a side": (lambda: ln.IA3(np.array([True, False])), ChannelError, ["side", "output"]),
+    "a number for a dtype": (lambda: PROBLEM.to(np, dtype=1.5), ArgumentError, ["dtype=1.5"]),
     # sizes that floating point does not hold
     "data whose squares overflow": (
         lambda: ln.Moments.from_data(1e200 * np.ones((4, 3)), np.ones((4, 2))),

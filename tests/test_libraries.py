@@ -208,3 +208,24 @@ def test_jax_without_x64_is_said_aloud():
 
 def test_precision_error_is_a_value_error():
     assert issubclass(PrecisionError, ValueError)
+
+
+def test_torch_refuses_no_singular_matrix_that_numpy_decomposes():
+    """Torch's determinant and its inverse differ on which pivots are zero."""
+    from linnet._linalg import factored
+
+    rng = np.random.default_rng(0)
+    a = rng.integers(-3, 4, size=(500, 3, 2)) @ rng.integers(-3, 4, size=(500, 2, 3)).astype(float)
+    for batch in (a[:, None], a[None]):
+        for one in batch:
+            found = factored(torch.asarray(one)).pinv.numpy()
+            np.testing.assert_allclose(found, np.linalg.pinv(one, rcond=1e-12), atol=1e-9)
+
+
+def test_torch_vmap_gives_a_status_to_what_is_not_finite():
+    rng = np.random.default_rng(0)
+    cov = np.stack([np.cov(rng.normal(size=(5, 20)))] * 2)
+    cov[1, 0, 0] = np.nan
+    coef = torch.asarray(rng.normal(size=(3, 5)))
+    status = torch.func.vmap(lambda s: ln.Regression(coef, s).moments().status)(torch.asarray(cov))
+    assert status.tolist() == [0, 1]

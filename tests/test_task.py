@@ -117,3 +117,32 @@ def test_samples_below_the_rank_keep_their_number(setting, rng):
 def test_nearest_psd_is_the_projection(rng):
     a = np.diag([2.0, -1.0, 0.5])
     np.testing.assert_allclose(ln.nearest_psd(a), np.diag([2.0, 0.0, 0.5]))
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.1, 100.0, 1000.0, 1e4])
+@pytest.mark.parametrize("n", [6, 7, 10])
+def test_centring_leaves_no_inputs_that_are_rounding(mu, n):
+    """A constant column, and one that is the sum of two: what centring leaves of them is no direction."""
+    k = np.arange(n)
+    base = np.stack([k % 3, k % 5, k % 3 + k % 5], axis=1).astype(float)
+    y = ((k * k) % 7)[:, None] * 1.0
+    moved = np.column_stack([base[:, :2] + mu, base[:, 2] + 2 * mu, np.full(n, 0.1)])
+    wanted, *_ = np.linalg.lstsq(base - base.mean(axis=0), y - y.mean(axis=0), rcond=1e-10)
+    for task in (
+        ln.Regression.from_data(moved, y + mu),
+        ln.Regression.from_moments(ln.Moments.from_data(moved, y + mu)),
+    ):
+        assert np.abs(task.coef).max() < 10
+        centred = base - base.mean(axis=0)
+        np.testing.assert_allclose(centred @ task.coef[:, :3].T, centred @ wanted, atol=1e-9 * (1 + mu))
+        np.testing.assert_allclose(task.coef[:, 3], 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [-0.3, np.nextafter(-0.3, 0), -0.3 - 1e-12, np.nextafter(-0.3, -1)])
+@pytest.mark.parametrize("unit", [1.0, 2.0**-50, 2.0**50])
+def test_an_input_that_cancels_leaves_the_bias_to_rescale(offset, unit):
+    net = ln.DeepLinearNetwork(([[0.1]], [[1.0]]), ([offset * unit], [2.0 * unit]))
+    problem = ln.LayerProblem(net, 1, ln.Moments.from_data([[3.0 * unit]], [[5.0 * unit]]))
+    update = ln.IA3().solve(problem)
+    np.testing.assert_allclose(update.bias, [3.0 * unit])
+    assert problem.risk(update) < 1e-20 * unit**2

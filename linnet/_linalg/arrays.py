@@ -202,13 +202,15 @@ def prepend_column(v: Array, a: Array) -> Array:
 def norm(v: Array) -> Array:
     """Euclidean norm over the last axis."""
     xp = namespace(v)
-    return xp.sqrt(xp.sum(v * v, axis=-1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return xp.sqrt(xp.sum(v * v, axis=-1))
 
 
 def size(a: Array) -> Array:
     """Schatten 4-norm ``(tr (a^T a)^2)^(1/4)``, (...): near the spectral norm, yet without a decomposition."""
     xp = namespace(a)
-    return xp.sqrt(xp.sqrt(sq(mT(a) @ a if a.shape[-1] <= a.shape[-2] else a @ mT(a))))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return xp.sqrt(xp.sqrt(sq(mT(a) @ a if a.shape[-1] <= a.shape[-2] else a @ mT(a))))
 
 
 def batch_indices(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

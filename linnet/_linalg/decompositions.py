@@ -35,6 +35,9 @@ from linnet._linalg.arrays import (
 from linnet._linalg.libraries import Array, as_float, eps, eye, is_concrete, is_numpy, namespace, to_numpy
 from linnet.errors import NotPSDError
 
+QUIET = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+"""For estimates that may overflow at extreme scales, where what then fails is decomposed, or gets a status."""
+
 RANK_FACTOR = 10.0
 """Multiple of ``max(m, n) * eps`` below which a relative singular value is rounding error."""
 
@@ -158,17 +161,18 @@ def svd(a: Array) -> tuple[Array, Array, Array]:
 
 def _decomposed(lapack: Callable[[Array], tuple[Array, ...]], a: Array) -> tuple[Array, ...]:
     """Decompose a batch; one non-finite element, for which LAPACK refuses them all, gets NaN instead."""
-    try:
-        return lapack(a)
-    except (np.linalg.LinAlgError, RuntimeError):
-        xp = namespace(a)
-        finite = all_finite(xp, a)
-        if bool(xp.all(finite)):
-            raise
-        parts = lapack(xp.where(finite[..., None, None], a, xp.zeros_like(a)))
-        return tuple(
-            xp.where(finite[(..., *(None,) * (part.ndim - finite.ndim))], part, float("nan")) for part in parts
-        )
+    xp = namespace(a)
+    finite: Any = None
+    if is_concrete(a):
+        try:
+            return lapack(a)
+        except (np.linalg.LinAlgError, RuntimeError):
+            finite = all_finite(xp, a)
+            if bool(xp.all(finite)):
+                raise
+    finite = all_finite(xp, a) if finite is None else finite
+    parts = lapack(xp.where(finite[..., None, None], a, xp.zeros_like(a)))
+    return tuple(xp.where(finite[(..., *(None,) * (part.ndim - finite.ndim))], part, float("nan")) for part in parts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,6 +212,7 @@ class Range:
         return xp.sum(xp.astype(self.s > 0, xp.int64), axis=-1)
 
 
+@QUIET
 def decompose(a: Array, *, rtol: float | None = None, scale: Array | None = None) -> Range:
     """Decompose ``a`` (..., m, n) by the rank policy; ``scale`` (...), the sizes of its factors multiplied."""
     xp = namespace(a)
@@ -252,6 +257,7 @@ class Factors:
         return b if self.basis is None else self.basis @ (mT(self.basis) @ b)
 
 
+@QUIET
 def factored(a: Array, *, rtol: float | None = None, scale: Array | None = None) -> Factors:
     """Factor ``a`` (..., m, n) by the rank policy; ``scale`` (...), the sizes of its factors multiplied.
 
@@ -303,7 +309,10 @@ def _inverse(a: Array) -> tuple[Array, Array]:
         regular = all_finite(xp, inverse)
     except (np.linalg.LinAlgError, RuntimeError):  # NumPy and torch refuse a batch for one singular matrix
         regular = xp.linalg.slogdet(a)[0] != 0
-        inverse = xp.linalg.inv(xp.where(regular[..., None, None], a, eye(a, a.shape[-1])))
+        try:
+            inverse = xp.linalg.inv(xp.where(regular[..., None, None], a, eye(a, a.shape[-1])))
+        except (np.linalg.LinAlgError, RuntimeError):  # torch's two factorisations differ on what is singular
+            return xp.zeros_like(a), regular & False
         regular = regular & all_finite(xp, inverse)
     if bool(xp.all(regular)):
         return inverse, regular
@@ -340,6 +349,7 @@ def patched(
     return tuple(xp.reshape(xp.concat(p, axis=0)[take], (*bad.shape, *p[0].shape[-2:])) for p in found)
 
 
+@QUIET
 def psd_root(a: Array, *, second: Array | None = None) -> tuple[Array, Array]:
     """Return root and inverse (..., d, d): ``a = root root^T``, and ``inverse root`` is 1 on the range, 0 off it.
 
@@ -377,6 +387,7 @@ def _psd_root_by_eigh(a: Array, unit: Array) -> tuple[Array, Array]:
     return unit * vectors * size, mT(vectors / size) / mT(unit)
 
 
+@QUIET
 def rescaling(a: Array, b: Array, target: Array, *, rtol: float | None = None, scale: Array | None = None) -> Array:
     """Return the least-norm x (..., k) that minimises ``|a diag(x) b^T - target|_F``.
 

@@ -105,7 +105,10 @@ def to_library(a: Array, xp: Any, dtype: Any, device: Any) -> Array:
         options["dtype"] = dtype
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX warns of the truncation that is refused or reported below
-        out = target.asarray(np.array(source), **options)
+        try:
+            out = target.asarray(np.array(source), **options)
+        except TypeError as err:
+            raise ArgumentError(f"dtype={dtype!r}, device={device!r} ({err}); give what the library names so") from None
     if floating and not target.isdtype(out.dtype, "real floating"):
         raise ArgumentError(f"dtype={_dtype_name(dtype)}; give a floating type, such as float64")
     if floating and dtype is not None and _dtype_name(out.dtype) != _dtype_name(dtype):

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 import numpy as np
 
 from linnet import _linalg as la
 from linnet._linalg import Array
-from linnet.errors import RankError
+from linnet.errors import NonFiniteError, RankError
 from linnet.problem import LayerProblem, Update
 
 
 class Method(ABC):
     """A fine-tuning method of one layer. Subclasses are frozen dataclasses, one a file."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have every method refuse what is no layer problem, once for all."""
+        super().__init_subclass__(**kwargs)
+        for name in ("solve", "n_parameters", "directions"):
+            if name in vars(cls):
+                setattr(cls, name, _of_a_problem(vars(cls)[name]))
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> Update:
@@ -37,6 +45,16 @@ class Method(ABC):
         ``linnet compare`` asks every method this question; a method that yields nothing is left out.
         """
         yield from ()
+
+
+def _of_a_problem(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def checked(self: Method, problem: LayerProblem) -> Any:
+        la.require_kind(problem, LayerProblem, "problem", "give LayerProblem(net, layer, moments)")
+        with np.errstate(over="ignore", invalid="ignore"):  # ``finish`` gives what overflowed a status
+            return function(self, problem)
+
+    return checked
 
 
 class LinearMethod(Method):
@@ -69,12 +87,16 @@ def finish(
 
     Raises:
         RankError: a single problem whose best rank-r approximation is not unique.
+        NonFiniteError: a single problem whose solution overflows.
     """
     xp = la.namespace(delta)
-    status = problem.status if status is None else la.combine_status(xp, problem.status, status)
+    overflown = xp.astype(xp.where(la.all_finite(xp, delta), la.OK, la.NONFINITE), xp.int32)
+    status = la.combine_status(xp, problem.status, *(() if status is None else (status,)), overflown)
     if la.is_concrete(status, delta):
         if not bool(xp.any(status != la.OK)):
             return Update(delta, problem.layer, bias, factors, balance, status)
+        if status.ndim == 0 and int(status) == la.NONFINITE:
+            raise NonFiniteError("the solution is beyond what floating point holds; rescale the inputs or the weights")
         if status.ndim == 0:
             raise RankError(
                 f"{la.STATUS_TEXT[int(status)]}, so that the best rank-r approximation is not unique; "

@@ -27,7 +27,7 @@ class IA3(LinearMethod):
     side: Literal["output", "input"] = "output"
 
     def __post_init__(self) -> None:
-        if self.side not in ("output", "input"):
+        if not isinstance(self.side, str) or self.side not in ("output", "input"):
             raise ChannelError(f'side={self.side!r}; give "output" or "input"')
 
     def solve(self, problem: LayerProblem) -> Update:
@@ -45,7 +45,7 @@ class IA3(LinearMethod):
             scale = scale * la.size(w) * problem.reach_scale
         else:
             above, seen, target = problem.upper, problem.affine_weight @ problem.affine_root, problem.affine_whitened
-            scale = scale * la.size(problem.affine_weight) * (problem.reach_scale + problem.constant)
+            scale = scale * (la.size(w) * problem.reach_scale + la.norm(bias))
         s = la.rescaling(above, la.mT(seen), target, rtol=problem.rtol, scale=scale)
         if self.side == "input":
             return finish(problem, w * s[..., None, :])

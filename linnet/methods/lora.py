@@ -30,7 +30,7 @@ class LoRA(Method):
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int | np.integer) or self.rank < 0:
             raise RankError(f"rank {self.rank!r}; give a whole number >= 0")
-        if self.ties not in ("refuse", "first"):
+        if not isinstance(self.ties, str) or self.ties not in ("refuse", "first"):
             raise RankError(f'ties={self.ties!r}; give "refuse" or "first"')
 
     def solve(self, problem: LayerProblem) -> Update:

@@ -9,8 +9,7 @@ from typing import Literal, Self
 import numpy as np
 
 from linnet._linalg import Array
-from linnet.channels import as_selection, select_channels
-from linnet.errors import ChannelError
+from linnet.channels import as_selection, check_form, select_channels
 from linnet.methods.base import LinearMethod
 from linnet.methods.frozen import FrozenFactorLoRA
 from linnet.problem import LayerProblem, Update
@@ -36,8 +35,7 @@ class S2FT(LinearMethod):
     form: Literal["rows", "columns"] = "rows"
 
     def __post_init__(self) -> None:
-        if self.form not in ("rows", "columns"):
-            raise ChannelError(f'form={self.form!r}; give "rows" or "columns"')
+        check_form(self.form)
 
     def _selected(self, problem: LayerProblem) -> FrozenFactorLoRA:
         size = problem.d_out if self.form == "rows" else problem.d_in

@@ -32,7 +32,10 @@ class SparseFT(LinearMethod):
     mask: Array
 
     def __post_init__(self) -> None:
-        mask = la.to_numpy(self.mask)
+        try:
+            mask = la.to_numpy(self.mask)
+        except ValueError:
+            raise ShapeError("mask has rows of different lengths; booleans (..., d_out, d_in) are needed") from None
         if mask.dtype != np.bool_ or mask.ndim < 2:
             raise ShapeError(f"mask has dtype {mask.dtype}, shape {mask.shape}; booleans (..., d_out, d_in) are needed")
         if not mask.any(axis=(-2, -1)).all():
