@@ -2,6 +2,7 @@
 
 from linnet.trials.algebra import (
     UndefinedError,
+    activate,
     cond_sq,
     inner,
     op_norm_sq,
@@ -18,15 +19,17 @@ from linnet.trials.algebra import (
     where_positive,
 )
 from linnet.trials.claim import Claim, Comparison, Hypothesis, claim
-from linnet.trials.settings import Layer, Quadratic
+from linnet.trials.settings import Activated, Layer, Quadratic
 
 __all__ = [
+    "Activated",
     "Claim",
     "Comparison",
     "Hypothesis",
     "Layer",
     "Quadratic",
     "UndefinedError",
+    "activate",
     "claim",
     "cond_sq",
     "inner",

@@ -97,6 +97,10 @@ class Matrix(ABC):
         """Squared singular values in descending order, min(rows, columns) of them, zeros exact."""
 
     @abstractmethod
+    def activated(self, name: str) -> Self:
+        """An activation of every entry; see ``activate``."""
+
+    @abstractmethod
     def truncated(self, r: int) -> Self:
         """Best rank-``r`` approximation; undefined where the r-th and next singular values tie."""
 
@@ -131,6 +135,16 @@ def rank(x: Matrix) -> Scalar:
 def svd_r(x: Matrix, r: int) -> Any:
     """SVD_r(x), the best rank-``r`` approximation."""
     return x.truncated(r)
+
+
+ACTIVATIONS = ("identity", "relu", "leaky", "tanh", "gelu")
+
+
+def activate(x: Matrix, name: str) -> Any:
+    """Activation of every entry: identity, relu, leaky (slope 1/4 below zero), tanh, gelu (x Phi(x))."""
+    if name not in ACTIVATIONS:
+        raise ClaimError(f"activation {name!r}; give one of {', '.join(ACTIVATIONS)}")
+    return x.activated(name)
 
 
 def tail_sq(x: Matrix, r: int) -> Scalar:
@@ -289,6 +303,20 @@ class FloatMatrix(Matrix):
         s = self._parts.s
         s = np.where(clear(s, self.size)[..., None], s, np.nan)
         return list(np.moveaxis(s * s, -1, 0))
+
+    def activated(self, name: str) -> FloatMatrix:
+        from scipy.special import ndtr
+
+        v = self.values
+        with np.errstate(over="ignore", invalid="ignore"):
+            out = {
+                "identity": lambda: v,
+                "relu": lambda: np.maximum(v, 0.0),
+                "leaky": lambda: np.where(v > 0, v, v / 4),
+                "tanh": lambda: np.tanh(v),
+                "gelu": lambda: v * ndtr(v),
+            }[name]()
+        return FloatMatrix(out, self.size)
 
     def truncated(self, r: int) -> FloatMatrix:
         u, s, vt = la.svd(_finite(self.values))

@@ -369,6 +369,15 @@ class ExactMatrix(Matrix):
             return ExactMatrix(rational_pinv(core))
         return ExactMatrix(core.transpose() * rational_pinv(self._right_gram()), self.right, None)
 
+    def activated(self, name: str) -> ExactMatrix:
+        core = self._dense
+        if name == "identity":
+            return self
+        entries: list[Any] = [_activation(name, x) for x in core.entries()]
+        if all(isinstance(x, fmpq) for x in entries):
+            return ExactMatrix(fmpq_mat(core.nrows(), core.ncols(), entries))
+        return ExactMatrix(arb_mat(core.nrows(), core.ncols(), [_ball(x) for x in entries]))
+
     def truncated(self, r: int) -> ExactMatrix:
         if self.left is not None and self.right is not None:
             raise InexactError("truncation between two square roots")
@@ -391,6 +400,20 @@ class ExactMatrix(Matrix):
             return self
         rest = [v for v, _ in values if all(v is not t for t in top)]
         return ExactMatrix(_mul(_lagrange(n, top, rest), self.core), None, self.right)
+
+
+def _activation(name: str, x: fmpq | arb) -> fmpq | arb:
+    if name in ("relu", "leaky"):
+        below = x / 4 if name == "leaky" else x * 0
+        if isinstance(x, fmpq):
+            return x if x > 0 else below
+        if not (x > 0 or x < 0):
+            raise InexactError("an activation's kink inside a ball")
+        return x if x > 0 else below
+    ball = _ball(x)
+    if name == "tanh":
+        return fmpq(0) if x == 0 else ball.tanh()
+    return fmpq(0) if x == 0 else ball * (1 + (ball / arb(2).sqrt()).erf()) / 2
 
 
 # --- rational linear algebra ---------------------------------------------------------------------

@@ -256,6 +256,15 @@ class LayerView:
         return chosen @ chosen.pinv()
 
     @cached_property
+    def V_C(self) -> Matrix:
+        """[e_b : b < min(s, d_{l-1})], the columns that column S2FT trains, (d_{l-1}, .).
+
+        The first ones: which columns are chosen is which basis the layer below has, and that is drawn.
+        """
+        d = self.weight.shape[1]
+        return constant(self.weight, [[float(a == b) for b in range(min(self.s, d))] for a in range(d)])
+
+    @cached_property
     def carried_i(self) -> Matrix:
         """lower Sigma_i^(1/2)."""
         return self.lower @ self.root_i
@@ -282,6 +291,21 @@ class LayerView:
         second = (self.x @ self.x.T) * _one_over(n, self.is_exact)
         noise = (self.noise @ self.x.T) * _one_over(n, self.is_exact)
         return Fit(self, self.lower @ second @ self.lower.T, (self.D @ second + noise) @ self.lower.T)
+
+    @cached_property
+    def _first_sample(self) -> Matrix:
+        """e_1, (n, 1)."""
+        return constant(self.x, [[float(j == 0)] for j in range(self.x.shape[1])])
+
+    @cached_property
+    def one_input(self) -> Matrix:
+        """What the first sample brings to the layer, (d_{l-1}, 1)."""
+        return self.lower @ (self.x @ self._first_sample)
+
+    @cached_property
+    def one_gradient(self) -> Matrix:
+        """Gradient of half the squared loss of the first sample by the layer's output, (d_l, 1)."""
+        return -(self.upper.T @ (self.D @ (self.x @ self._first_sample) + self.noise @ self._first_sample))
 
     # --- solutions and risks ---------------------------------------------------------------------
 
@@ -358,6 +382,11 @@ class LayerView:
         fit._problem = problem  # type: ignore[attr-defined]
         return problem
 
+    def lora_change(self, r: int) -> Matrix:
+        """What population LoRA of rank ``r`` adds to the end-to-end map, (q, p)."""
+        fit = self.population
+        return svd_r(fit.M, r) @ fit.root.pinv() @ self.lower
+
     # --- quantities of the assumptions -----------------------------------------------------------
 
     @cached_property
@@ -407,6 +436,12 @@ class LayerSetting(Setting):
         lambda v: [(v.upper @ v.upper.pinv() @ v.B_i @ v.lower.pinv() @ v.lower, "==", v.B_i)],
         impose="realisable",
     )
+    white = Hypothesis("Sigma_i = I", lambda v: [(v.cov_i, "==", v.I_p)], impose="white")
+    one_layer = Hypothesis(
+        "the network has one layer",
+        lambda v: [(len(v.weights), "==", 1)],
+        shape=lambda z: len(z.widths) == 2,
+    )
     residual = Hypothesis("the pre-trained risk in distribution is positive", lambda v: [(sq(v.Z), ">", 0)])
     test_residual = Hypothesis(
         "F.5 with its least epsilon, which exists where E_o(pre) > 0", lambda v: [(v.pretrained.test_risk, ">", 0)]
@@ -419,6 +454,9 @@ class LayerSetting(Setting):
         "budget-matched sparsity: s = floor(r (d_l + d_{l-1}) / d_{l-1}), at most d_l",
         lambda v: [(v.s, "==", _matched(v.r, *v.weight.shape))],
         shape=lambda z: len(z.channels) == _matched(z.rank, z.widths[z.layer + 1], z.widths[z.layer]),
+    )
+    equal_rank = Hypothesis(
+        "equal rank: s = r", lambda v: [(v.s, "==", v.r)], shape=lambda z: len(z.channels) == z.rank
     )
 
     def random_shape(self, rng: np.random.Generator) -> LayerShape:
@@ -492,6 +530,8 @@ class LayerSetting(Setting):
     def compose(self, shape: LayerShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:
         weights = [raw[f"weight_{i}"] for i in range(len(shape.widths) - 1)]
         cov_train = raw["factor_train"] @ raw["factor_train"].T
+        if "white" in imposed:
+            cov_train = cov_train.eye()
         cov_test = raw["factor_test"] @ raw["factor_test"].T
         lower = _chain(weights[: shape.layer], cov_train.eye())
         upper = _chain(weights[shape.layer + 1 :], weights[shape.layer].eye())

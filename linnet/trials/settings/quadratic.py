@@ -94,6 +94,9 @@ class QuadraticSetting(Setting):
         "the full minimiser H^-1 (grad + eps) does not lie in the subspace",
         lambda v: [(sq(v.full_update - v.P @ (v.P.T @ v.full_update)), ">", 0)],
     )
+    at_optimum = Hypothesis(
+        "the start is the optimum: the gradient is zero", lambda v: [(sq(v.grad), "==", 0)], impose="at_optimum"
+    )
     proper_subspace = Hypothesis(
         "k < d: the subspace is not everything",
         lambda v: [(v.P.shape[1], "<", v.P.shape[0])],
@@ -125,7 +128,7 @@ class QuadraticSetting(Setting):
         return {
             "H": raw["factor"] @ raw["factor"].T,
             "P": turned @ pick,
-            "grad": raw["grad"],
+            "grad": 0 * raw["grad"] if "at_optimum" in imposed else raw["grad"],
             "eps": raw["eps"],
         }
 

@@ -1,0 +1,16 @@
+"""conjecture/lora-ood-never-better: LoRA against S2FT out of distribution, at equal rank."""
+
+from linnet.trials import Layer, claim
+
+
+@claim(
+    "conjecture/lora-ood-never-better",
+    setting=Layer,
+    relation=">=",
+    source="conjecture of this project",
+    hypotheses=[Layer.no_covariate_shift, Layer.equal_rank],
+    replaced_by="linnet/forgetting",
+)
+def lora_is_never_better_out_of_distribution(layer):
+    """At equal rank r = s, E_o(LoRA) >= E_o(S2FT)."""
+    return layer.lora.test_risk, layer.s2ft.test_risk

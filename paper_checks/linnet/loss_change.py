@@ -1,0 +1,30 @@
+"""linnet/loss-change: in place of liu2025, eq. (45), (47), (53). Proof: docs/proofs/quadratic.md."""
+
+from linnet.trials import Quadratic, claim, scalar
+
+
+@claim(
+    "linnet/loss-change",
+    setting=Quadratic,
+    relation="==",
+    source="docs/proofs/quadratic.md",
+    hypotheses=[Quadratic.positive_definite],
+)
+def losses_after_adapting(q):
+    """For S = H^-1 (full fine-tuning) and S = H_Phi^+ (PEFT), after the update -S (grad + eps): the perturbed loss has
+    changed by -(grad + eps)^T S (grad + eps) / 2, the clean one by (eps^T S eps - grad^T S grad) / 2; above the
+    clean loss after adapting without eps it is eps^T S eps / 2.
+    """
+
+    def half(S, v):
+        return scalar(v.T @ S @ v) / 2
+
+    out = []
+    for S, update in ((q.H_inv, q.full_update), (q.H_sub_inv, q.peft_update)):
+        clean, undisturbed = q.loss(update), q.loss(-(S @ q.grad))
+        out += [
+            (q.loss(update, q.eps), -half(S, q.grad + q.eps)),
+            (clean, half(S, q.eps) - half(S, q.grad)),
+            (clean - undisturbed, half(S, q.eps)),
+        ]
+    return out

@@ -1,0 +1,19 @@
+"""liu2025, eq. (50): the Hessian in the parameters of PEFT."""
+
+from linnet.trials import Quadratic, claim, scalar
+
+
+@claim(
+    "liu2025/eq-50",
+    setting=Quadratic,
+    relation="==",
+    source="liu2025, eq. (50), g(Phi) = P Phi",
+    hypotheses=[Quadratic.positive_definite],
+)
+def hessian_of_peft(q):
+    """The Hessian of Phi -> loss(theta_0 + P Phi) is P^T H P: second differences along any Phi, here P^T eps, are
+    Phi^T P^T H P Phi.
+    """
+    phi = q.P.T @ q.eps
+    second = q.loss(q.P @ phi) + q.loss(-(q.P @ phi))
+    return second, scalar(phi.T @ (q.P.T @ q.H @ q.P) @ phi)

@@ -1,0 +1,14 @@
+"""yang2024, Corollary F.18: what full fine-tuning of one layer leaves."""
+
+from linnet.trials import Layer, claim, op_norm_sq
+
+
+@claim("yang2024/corollary-f18", setting=Layer, relation="<=", source="yang2024, Corollary F.18")
+def what_full_fine_tuning_leaves(layer):
+    """E_i(full) <= [|Psi^T (I - Psi' Psi'^T)|_op^2 + |(I - P_U) Phi|_op^2] E_i(pre), Phi and Psi the left and
+    right singular bases of Z, Psi' the right singular basis of lower Sigma_i^(1/2).
+    """
+    Z = layer.Z
+    unseen = op_norm_sq(Z.pinv() @ Z @ (layer.I_p - layer.Pi))
+    unreached = op_norm_sq((layer.I_q - layer.P_U) @ Z @ Z.pinv())
+    return layer.full_ft.train_risk, (unseen + unreached) * layer.pretrained.train_risk
