@@ -6,9 +6,11 @@ Each entry is a short function of a view; ``false(...)`` and ``true(...)`` say w
 from __future__ import annotations
 
 from linnet.trials import (
+    Activated,
     Claim,
     Layer,
     Quadratic,
+    activate,
     claim,
     cond_sq,
     inner,
@@ -420,3 +422,82 @@ true(
     PD,
 )
 false("three-halves-for-two", Quadratic, "<=", lambda v: (_form(v.eps, v.H_inv) ** 1.5, _form(v.eps, v.H_inv) ** 2), PD)
+
+
+# --- Activated -------------------------------------------------------------------------------------
+
+
+def _layer_moved(v):
+    return v.length(activate(v.tuned[0] @ v.x, v.activation) - activate(v.W[0] @ v.x, v.activation))
+
+
+def _layer_bound(v, c=1):
+    return c * v.L * v.norm(v.Phi[0]) * v.length(v.x)
+
+
+true("lipschitz", Activated, "<=", lambda v: (_layer_moved(v), _layer_bound(v)))
+true("lipschitz-weakened", Activated, "<=", lambda v: (_layer_moved(v), _layer_bound(v, 1.01)))
+false("lipschitz-shrunk", Activated, "<=", lambda v: (_layer_moved(v), _layer_bound(v, 0.99)))
+false("lipschitz-squared-input", Activated, "<=", lambda v: (_layer_moved(v), _layer_bound(v, v.length(v.x))))
+false(
+    "lipschitz-of-the-smallest-singular-value",
+    Activated,
+    "<=",
+    lambda v: (_layer_moved(v), v.L * singular_values(v.Phi[0])[-1] * v.length(v.x)),
+)
+
+
+def _telescoped(v, above=None, below=None):
+    total, lower = 0, 1
+    for k in range(v.depth):
+        upper = 1
+        for w in (v.tuned if above is None else above(v))[k + 1 :]:
+            upper = upper * (v.L * v.norm(w))
+        total = total + upper * (v.L * v.norm(v.Phi[k])) * lower
+        lower = lower * (v.L * v.norm((v.W if below is None else below(v))[k]))
+    return total * v.length(v.x)
+
+
+def _output_moved(v):
+    return v.length(v.f - v.f_0)
+
+
+true("telescoped", Activated, "<=", lambda v: (_output_moved(v), _telescoped(v)))
+true(
+    "telescoped-the-other-way",
+    Activated,
+    "<=",
+    lambda v: (_output_moved(v), _telescoped(v, lambda u: u.W, lambda u: u.tuned)),
+)
+false("telescoped-frozen-above", Activated, "<=", lambda v: (_output_moved(v), _telescoped(v, lambda u: u.W)))
+false("telescoped-shrunk", Activated, "<=", lambda v: (_output_moved(v), 0.99 * _telescoped(v)))
+true("relu-has-no-negative-output", Activated, "<=", lambda v: (v.length(activate(v.x, "relu")), v.length(v.x)))
+false("gelu-contracts", Activated, "<=", lambda v: (v.length(activate(v.x, "tanh")), v.length(activate(v.x, "gelu"))))
+true("capacity-rank", Activated, "<=", lambda v: (rank(v.tuned_states[0]), v.x.shape[1]))
+false("capacity-rank-off-by-one", Activated, "<=", lambda v: (rank(v.x), v.x.shape[1] - 1))
+
+# --- Layer: forgetting, one law --------------------------------------------------------------------
+
+
+def _forgetting(v, f, sign=-2, gain=1):
+    shift = (v.B_o - v.B_i) @ v.root_i
+    g = v.pretrained.train_risk - f.train_risk
+    return f.test_risk - v.pretrained.test_risk, -gain * g + sign * inner(shift, f.change @ v.root_i)
+
+
+true("forgetting-law", Layer, "==", lambda v: [_forgetting(v, f) for f in (v.lora, v.s2ft, v.full_ft)], SAME)
+false("forgetting-law-sign", Layer, "==", lambda v: _forgetting(v, v.s2ft, sign=2), SAME)
+false("forgetting-law-half", Layer, "==", lambda v: _forgetting(v, v.lora, sign=-1), SAME)
+false("forgetting-law-identity-off", Layer, "==", lambda v: _forgetting(v, v.full_ft, gain=1.000001), SAME)
+false("forgetting-law-under-covariate-shift", Layer, "==", lambda v: _forgetting(v, v.s2ft))
+
+
+def _tail_average(v, c=1, off=0):
+    full, R = v.full_ft.train_risk, rank(v.Z)
+    share = positive_part(R - v.r - off) / R
+    return v.lora.train_risk - full, c * share * (v.pretrained.train_risk - full)
+
+
+true("tail-average", Layer, "<=", _tail_average, Layer.residual)
+false("tail-average-rank-off-by-one", Layer, "<=", lambda v: _tail_average(v, off=1), Layer.residual)
+false("tail-average-halved", Layer, "<=", lambda v: _tail_average(v, 0.5), Layer.residual)
