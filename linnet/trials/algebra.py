@@ -60,6 +60,10 @@ class Matrix(ABC):
     def pinv(self) -> Self:
         """Moore-Penrose inverse."""
 
+    def projector(self) -> Self:
+        """Orthogonal projector on the column space."""
+        return self @ self.pinv()
+
     def inv(self) -> Self:
         """Inverse of a square matrix that the hypotheses make invertible."""
         return self.pinv()
@@ -267,6 +271,11 @@ class FloatMatrix(Matrix):
     def pinv(self) -> FloatMatrix:
         parts = self._parts
         return FloatMatrix(np.where(clear(parts.s, self.size)[..., None, None], parts.pinv, np.nan))
+
+    def projector(self) -> FloatMatrix:
+        # Not as a product: its rounding would be taken to be relative to the condition number.
+        parts = self._parts
+        return FloatMatrix(np.where(clear(parts.s, self.size)[..., None, None], parts.projector, np.nan))
 
     @property
     def _parts(self) -> la.Range:

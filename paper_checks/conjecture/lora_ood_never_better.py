@@ -9,7 +9,7 @@ from linnet.trials import Layer, claim
     relation=">=",
     source="conjecture of this project",
     hypotheses=[Layer.no_covariate_shift, Layer.equal_rank],
-    replaced_by="linnet/forgetting",
+    replaced_by="linnet/s2ft-or-lora",
 )
 def lora_is_never_better_out_of_distribution(layer):
     """At equal rank r = s, E_o(LoRA) >= E_o(S2FT)."""

@@ -19,9 +19,10 @@ def forgetting_from_gain(layer):
     shift = (layer.B_o - layer.B_i) @ layer.root_i
     before = layer.pretrained
     out = []
-    for f in (layer.lora, layer.s2ft, layer.full_ft):
-        gain, learned = before.train_risk - f.train_risk, f.change @ layer.root_i
-        forgetting = f.test_risk - before.test_risk
+    for change in (layer.lora.change, layer.s2ft.change, layer.columns_change, layer.full_ft.change):
+        tuned, learned = layer.W + change, change @ layer.root_i
+        gain = before.train_risk - layer.excess_train(tuned)
+        forgetting = layer.excess_test(tuned) - before.test_risk
         out += [
             (forgetting, -gain - 2 * inner(shift, learned)),
             (gain, sq(learned)),
@@ -39,7 +40,7 @@ def forgetting_from_gain(layer):
 )
 def who_is_better_out_of_distribution(layer):
     """E_o(LoRA) - E_o(S2FT) = [g_S2FT - g_LoRA] + 2 <S, L_S2FT - L_LoRA>_F: S2FT is better out of distribution iff
-    the shift takes more from what LoRA alone has learned than half of what LoRA gained more.
+    -<S, L_LoRA - L_S2FT>_F > (g_LoRA - g_S2FT) / 2.
     """
     shift = (layer.B_o - layer.B_i) @ layer.root_i
     lora, s2ft = layer.lora, layer.s2ft

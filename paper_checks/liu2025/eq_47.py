@@ -7,12 +7,27 @@ from linnet.trials import Quadratic, claim, scalar
     "liu2025/eq-47",
     setting=Quadratic,
     relation="==",
-    source="liu2025, eq. (47), from (45) and (46)",
+    source="liu2025, eq. (47)",
+    hypotheses=[Quadratic.positive_definite],
+    replaced_by="linnet/loss-change",
+)
+def only_the_disturbance_counts(q):
+    """Only the disturbance counts: the perturbed loss changes by eps^T H^-1 eps / 2. (It falls, so that no hypothesis
+    on the gradient helps; eq. (46) has Delta_full^T H Delta_full / 2 in its place, see liu2025/eq-47-energy.)
+    """
+    return q.loss(q.full_update, q.eps), scalar(q.eps.T @ q.H_inv @ q.eps) / 2
+
+
+@claim(
+    "liu2025/eq-47-energy",
+    setting=Quadratic,
+    relation="==",
+    source="liu2025, eq. (47) as had from (45), (46)",
     hypotheses=[Quadratic.positive_definite],
     rescue=[Quadratic.at_optimum],
     replaced_by="linnet/loss-change",
 )
-def only_the_disturbance_counts(q):
+def only_the_disturbance_counts_in_the_energy(q):
     """Delta_full^T H Delta_full / 2 = eps^T H^-1 eps / 2, the gradient left out."""
     update = q.full_update
     return scalar(update.T @ q.H @ update) / 2, scalar(q.eps.T @ q.H_inv @ q.eps) / 2

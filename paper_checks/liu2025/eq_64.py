@@ -8,7 +8,12 @@ from linnet.trials import Quadratic, claim, scalar
     setting=Quadratic,
     relation=">",
     source="liu2025, eq. (64)",
-    hypotheses=[Quadratic.positive_definite, Quadratic.sloped],
+    hypotheses=[
+        Quadratic.positive_definite,
+        Quadratic.sloped,
+        Quadratic.proper_subspace,
+        Quadratic.perturbed_across,
+    ],
     replaced_by="linnet/gradient-term",
 )
 def value_at_every_x(q):

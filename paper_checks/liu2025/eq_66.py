@@ -8,7 +8,12 @@ from linnet.trials import Quadratic, claim, scalar
     setting=Quadratic,
     relation=">",
     source="liu2025, eq. (66)",
-    hypotheses=[Quadratic.positive_definite, Quadratic.sloped, Quadratic.perturbed],
+    hypotheses=[
+        Quadratic.positive_definite,
+        Quadratic.sloped,
+        Quadratic.proper_subspace,
+        Quadratic.perturbed_across,
+    ],
     replaced_by="linnet/gradient-term",
 )
 def gradient_term_is_positive(q):

@@ -49,23 +49,23 @@ def by_the_largest_norm(v):
     return _moved(v), sum(_terms(v, v.M * v.L)) * v.length(v.x)
 
 
-contracting = Hypothesis("M L <= 1", lambda v: [(v.M * v.L, "<=", 1)])
+contracting = Hypothesis("0 < M L < 1", lambda v: [(v.M * v.L, "<", 1), (v.M, ">", 0)])
 
 
 @claim(
     "liu2025/theorem-2-depth",
     setting=Activated,
-    relation="<=",
+    relation="<",
     source="liu2025, remark after Theorem 2",
     rescue=[contracting],
     replaced_by="linnet/capacity",
 )
 def layers_near_the_output_count_more(v):
     """Layers nearer the output have the greater impact, since their exponent N - k is smaller: the weight
-    (M L)^(N-k) of an increment in the bound grows with k.
+    (M L)^(N-k) of an increment in the bound grows with k, here from k to k + 1 for each k < N.
     """
     factor = v.M * v.L
-    return [(factor ** (v.depth - k), factor ** (v.depth - k - 1)) for k in range(v.depth)]
+    return [(factor ** (v.depth - k), factor ** (v.depth - k - 1)) for k in range(1, v.depth)] or [(0, 1)]
 
 
 @claim(

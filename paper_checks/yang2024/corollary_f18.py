@@ -9,6 +9,6 @@ def what_full_fine_tuning_leaves(layer):
     right singular bases of Z, Psi' the right singular basis of lower Sigma_i^(1/2).
     """
     Z = layer.Z
-    unseen = op_norm_sq(Z.pinv() @ Z @ (layer.I_p - layer.Pi))
-    unreached = op_norm_sq((layer.I_q - layer.P_U) @ Z @ Z.pinv())
+    unseen = op_norm_sq(Z.T.projector() @ (layer.I_p - layer.carried_i.T.projector()))
+    unreached = op_norm_sq((layer.I_q - layer.upper.projector()) @ Z.projector())
     return layer.full_ft.train_risk, (unseen + unreached) * layer.pretrained.train_risk

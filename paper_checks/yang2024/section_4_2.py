@@ -1,6 +1,6 @@
 """yang2024, Sec. 4.2: one step of gradient descent on V."""
 
-from linnet.trials import Hypothesis, Layer, claim, sq
+from linnet.trials import Comparison, Hypothesis, Layer, claim, sq
 
 all_channels = Hypothesis(
     "all channels are trained: s = d_l",
@@ -16,15 +16,32 @@ all_channels = Hypothesis(
     source="yang2024, Sec. 4.2, equivalent gradient",
 )
 def best_direction_within_the_channels(layer):
-    """argmin over G_V of |U_C G_V^T - G|_F^2 is G_V^T = U_C^T G, since U_C^T U_C = I: any other X, here
-    U_C^T (G + W_l), is farther by |X - U_C^T G|_F^2. G is the gradient of the risk.
+    """argmin over G_V of |U_C G_V^T - G|_F^2 is G_V^T = U_C^T G, since U_C^T U_C = I: any other X is farther by
+    |X - U_C^T G|_F^2. G is the gradient of the risk; X = U_C^T times any matrix, here the weight of the layer.
     """
     U, G = layer.U_C, layer.upper.T @ layer.population.cross
-    best, other = U.T @ G, U.T @ (G + layer.weight)
+    best, other = U.T @ G, U.T @ layer.weight
     return [
         (sq(U @ other - G), sq(U @ best - G)),
-        (sq(U @ other - G), "==", sq(U @ best - G) + sq(other - best)),
+        Comparison(sq(U @ other - G), "==", sq(U @ best - G) + sq(other - best), scale=sq(G) + sq(other)),
     ]
+
+
+@claim(
+    "yang2024/sec-4.2-direction",
+    setting=Layer,
+    relation="==",
+    source="yang2024, Sec. 4.2, S2FT keeps the optimal update direction",
+    rescue=[all_channels],
+    replaced_by="linnet/one-step",
+)
+def direction_of_the_full_gradient(layer):
+    """S2FT thus keeps the optimal update direction: U_C U_C^T G is parallel to G, which means
+    that it is 0 or all of G. (Within the channels it is the best direction by its definition.)
+    """
+    G = layer.upper.T @ layer.population.cross
+    kept = layer.U_C @ (layer.U_C.T @ G)
+    return sq(kept) * sq(G - kept), 0
 
 
 @claim(

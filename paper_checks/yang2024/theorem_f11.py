@@ -53,7 +53,7 @@ def lora_out_of_distribution_at_most(layer):
 def lora_out_of_distribution_at_least(layer):
     """For all eta in (0, 1): E_o(LoRA) >= (1 - eta) |(B_o - B_i) Sigma_o^(1/2)|_F^2 - 3 (1 / eta - 1)
     [|(I - P_U) B_i Sigma_o^(1/2)|_F^2 + |(B_i - W)(Sigma_o^(1/2) - Sigma_i^(1/2) G)|_F^2 + |G|_op^2 T];
-    the best eta makes it max(0, a^(1/2) - (3 b)^(1/2))^2.
+    the supremum over eta, and 0, is max(0, a^(1/2) - (3 b)^(1/2))^2.
     """
     return layer.lora.test_risk, _at_least(layer, layer.B_i)
 

@@ -387,6 +387,14 @@ class LayerView:
         fit = self.population
         return svd_r(fit.M, r) @ fit.root.pinv() @ self.lower
 
+    @cached_property
+    def columns_change(self) -> Matrix:
+        """What population S2FT on the columns V_C adds to the end-to-end map, (q, p)."""
+        seen = self.V_C.T @ self.carried_i
+        return (
+            self.P_U @ self.D @ self.cov_i @ self.lower.T @ self.V_C @ (seen @ seen.T).pinv() @ self.V_C.T @ self.lower
+        )
+
     # --- quantities of the assumptions -----------------------------------------------------------
 
     @cached_property

@@ -90,6 +90,7 @@ class QuadraticSetting(Setting):
     positive_definite = Hypothesis("H is positive definite", lambda v: [(rank(v.H), ">=", v.H.shape[0])])
     perturbed = Hypothesis("eps is not zero", lambda v: [(sq(v.eps), ">", 0)])
     sloped = Hypothesis("the gradient is not zero", lambda v: [(sq(v.grad), ">", 0)])
+    perturbed_across = Hypothesis("eps_perp is not zero", lambda v: [(sq(v.eps_perp), ">", 0)])
     minimiser_outside = Hypothesis(
         "the full minimiser H^-1 (grad + eps) does not lie in the subspace",
         lambda v: [(sq(v.full_update - v.P @ (v.P.T @ v.full_update)), ">", 0)],
