@@ -391,9 +391,8 @@ class LayerView:
     def columns_change(self) -> Matrix:
         """What population S2FT on the columns V_C adds to the end-to-end map, (q, p)."""
         seen = self.V_C.T @ self.carried_i
-        return (
-            self.P_U @ self.D @ self.cov_i @ self.lower.T @ self.V_C @ (seen @ seen.T).pinv() @ self.V_C.T @ self.lower
-        )
+        trained = self.population.cross @ self.V_C @ (seen @ seen.T).pinv()
+        return self.P_U @ trained @ self.V_C.T @ self.lower
 
     # --- quantities of the assumptions -----------------------------------------------------------
 
