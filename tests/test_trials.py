@@ -571,3 +571,12 @@ def test_a_hypothesis_is_met_only_beyond_doubt():
     raw = {k: np.ones((1, *mn)) for k, mn in Quadratic.parameters(shape).items()}
     view = Quadratic.view(Quadratic.exact_instance(shape, raw, 0, ()))
     assert judge(make(lambda v: (0, 1)), view, (equal,)).finding == "unknown"
+
+
+def test_what_has_no_value_has_none_in_any_function_of_it():
+    """NaN, which stands for a rank in doubt, must not turn into the zero that LAPACK is given for it."""
+    doubt = FloatMatrix(np.stack([np.full((2, 2), np.nan), np.diag([2.0, 1.0])]))
+    values = [doubt.rank(), doubt.squared_singular_values()[0], doubt.sq(), doubt.trace()]
+    matrices = [doubt.pinv(), doubt.root(), doubt.projector(), doubt.truncated(1), doubt @ doubt.pinv()]
+    for found in [*values, *(m.values.sum(axis=(-2, -1)) for m in matrices)]:
+        assert np.isnan(found).tolist() == [True, False]

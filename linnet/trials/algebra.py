@@ -270,12 +270,21 @@ class FloatMatrix(Matrix):
 
     def pinv(self) -> FloatMatrix:
         parts = self._parts
-        return FloatMatrix(np.where(clear(parts.s, self.size)[..., None, None], parts.pinv, np.nan))
+        return FloatMatrix(np.where(self._knows(parts.s)[..., None, None], parts.pinv, np.nan))
 
     def projector(self) -> FloatMatrix:
         # Not as a product: its rounding would be taken to be relative to the condition number.
         parts = self._parts
-        return FloatMatrix(np.where(clear(parts.s, self.size)[..., None, None], parts.projector, np.nan))
+        return FloatMatrix(np.where(self._knows(parts.s)[..., None, None], parts.projector, np.nan))
+
+    @property
+    def _has_value(self) -> np.ndarray:
+        """Whether no entry is NaN, which ``_parts`` takes for zeros."""
+        return np.isfinite(self.values).all(axis=(-2, -1))
+
+    def _knows(self, s: np.ndarray) -> np.ndarray:
+        """Whether the rank is beyond doubt, ``s`` the singular values; see ``clear``."""
+        return clear(s, self.size) & self._has_value
 
     @property
     def _parts(self) -> la.Range:
@@ -284,7 +293,8 @@ class FloatMatrix(Matrix):
     def root(self) -> FloatMatrix:
         safe = _finite(self.values)
         parts = la.spectrum((safe + la.mT(safe)) / 2, scale=np.nan_to_num(self.size))
-        known, size = clear(np.sqrt(parts.values), np.sqrt(self.size)), np.sqrt(self.size)
+        size = np.sqrt(self.size)
+        known = clear(np.sqrt(parts.values), size) & self._has_value
         return FloatMatrix(np.where(known[..., None, None], parts.power(0.5), np.nan), size)
 
     def eye(self) -> FloatMatrix:
@@ -306,11 +316,11 @@ class FloatMatrix(Matrix):
 
     def rank(self) -> np.ndarray:
         parts = self._parts
-        return np.where(clear(parts.s, self.size), parts.rank, np.nan)
+        return np.where(self._knows(parts.s), parts.rank, np.nan)
 
     def squared_singular_values(self) -> list[np.ndarray]:
         s = self._parts.s
-        s = np.where(clear(s, self.size)[..., None], s, np.nan)
+        s = np.where(self._knows(s)[..., None], s, np.nan)
         return list(np.moveaxis(s * s, -1, 0))
 
     def activated(self, name: str) -> FloatMatrix:
@@ -333,7 +343,7 @@ class FloatMatrix(Matrix):
         tie = la.has_tie(s, r, CLEAR**2 * s[..., 0])
         if 0 < r < s.shape[-1]:  # a gap that is neither clear nor a tie decides nothing either
             tie |= (s[..., r - 1] - s[..., r] < CLEAR * s[..., 0]) & (s[..., r - 1] > CLEAR**2 * s[..., 0])
-        return FloatMatrix(np.where(tie[..., None, None], np.nan, out))
+        return FloatMatrix(np.where((tie | ~self._has_value)[..., None, None], np.nan, out))
 
 
 _doubts_count = contextvars.ContextVar("_doubts_count", default=True)

@@ -1,6 +1,6 @@
 """liu2025, eq. (33): the best update of a given rank."""
 
-from linnet.trials import Layer, claim, sq, svd_r, tail_sq
+from linnet.trials import Comparison, Layer, claim, sq, svd_r, tail_sq
 
 
 @claim("liu2025/eq-33", setting=Layer, relation=">=", source="liu2025, eq. (33)")
@@ -9,5 +9,8 @@ def truncation_is_the_best_of_its_rank(layer):
     of rank r is nearer. Delta W* is B_i - W, the others are truncations of B_o - W and of 2 (B_i - W).
     """
     wanted, tail = layer.D, tail_sq(layer.D, layer.r)
-    others = svd_r(layer.B_o - layer.W, layer.r), svd_r(2 * layer.D, layer.r)
-    return [(sq(wanted - svd_r(wanted, layer.r)), "==", tail), *((sq(wanted - x), ">=", tail) for x in others)]
+    rivals = svd_r(layer.B_o - layer.W, layer.r), svd_r(2 * layer.D, layer.r)
+    return [
+        Comparison(sq(wanted - svd_r(wanted, layer.r)), "==", tail, scale=sq(wanted)),
+        *(Comparison(sq(wanted - x), ">=", tail, scale=sq(wanted) + sq(x)) for x in rivals),
+    ]
