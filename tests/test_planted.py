@@ -2,44 +2,37 @@
 
 from dataclasses import replace
 
-import planted
 import pytest
 
 from linnet.trials.certificate import check
+from linnet.trials.planted import planted
 from linnet.trials.trial import BUDGETS, run
 
+FALSE, TRUE = planted()
 QUICK = BUDGETS["quick"]
 LIGHT = replace(QUICK, groups=24, count=32, climbs=4, steps=20, exact=40)
-PATIENT = replace(QUICK, climbs=40, steps=50)
-
-# Theorem F.15's constant 3 is attained only where three terms are equal, the training covariance is singular
-# on what the layer sees, and the pre-trained risk vanishes: these ask for the search of the full budget.
-RARE = {"f15-2.97": 0, "f15-label-only-2": 0, "f15-no-frozen-term": 0}
 
 
 def seed_of(name):
     return sum(name.encode()) % 3
 
 
-@pytest.mark.parametrize("name", sorted(set(planted.FALSE) - set(RARE)))
+@pytest.mark.parametrize("name", FALSE)
 def test_a_false_claim_is_refuted_by_a_certificate_that_stands(name):
-    claim = planted.FALSE[name]
-    verdict = run(claim, QUICK, seed_of(name))
+    claim = FALSE[name]
+    # Some violations ask for a coincidence (Theorem F.15's constant 3 is attained only where three terms are
+    # equal): what the quick budget misses, the full one must find. docs/self-test.md has the rates.
+    for budget in ("quick", "full"):
+        verdict = run(claim, BUDGETS[budget], seed_of(name))
+        if verdict.verdict != "holds":
+            break
     assert verdict.verdict == "refuted"
     assert claim.id in check(verdict.certificate, {claim.id: claim})
 
 
-@pytest.mark.parametrize("name", sorted(RARE))
-def test_a_violation_that_asks_for_a_coincidence_is_found_by_a_longer_search(name):
-    claim = planted.FALSE[name]
-    verdict = run(claim, PATIENT, RARE[name])
-    assert verdict.verdict == "refuted"
-    assert check(verdict.certificate, {claim.id: claim})
-
-
-@pytest.mark.parametrize("name", sorted(planted.TRUE))
+@pytest.mark.parametrize("name", TRUE)
 def test_a_true_claim_is_kept(name):
-    verdict = run(planted.TRUE[name], LIGHT, seed_of(name))
+    verdict = run(TRUE[name], LIGHT, seed_of(name))
     assert verdict.verdict == "holds"
     assert verdict.certificate is None
     assert verdict.instances > 1000
@@ -48,6 +41,6 @@ def test_a_true_claim_is_kept(name):
 
 
 def test_enough_is_planted():
-    assert len(planted.FALSE) >= 40
-    assert len(planted.TRUE) >= 40
-    assert not set(planted.FALSE) & set(planted.TRUE)
+    assert len(FALSE) >= 75
+    assert len(TRUE) >= 50
+    assert not set(FALSE) & set(TRUE)

@@ -1,24 +1,12 @@
-"""Planted claims: true ones, and the same ones made false by a little. What a trial must tell apart.
+"""Risks of a layer, planted."""
 
-Each entry is a short function of a view; ``false(...)`` and ``true(...)`` say what the trial must find.
-"""
-
-from __future__ import annotations
-
-from linnet.trials import (
-    Activated,
-    Claim,
-    Layer,
-    Quadratic,
-    activate,
-    claim,
+from linnet.trials.algebra import (
     cond_sq,
     inner,
     op_norm_sq,
     positive_part,
     rank,
     ratio,
-    scalar,
     singular_values,
     sq,
     sqrt,
@@ -26,27 +14,9 @@ from linnet.trials import (
     tail_sq,
     trace,
 )
+from linnet.trials.planted.base import false, true
+from linnet.trials.settings.layer import Layer
 
-FALSE: dict[str, Claim] = {}
-TRUE: dict[str, Claim] = {}
-
-
-def _plant(where, name, setting, relation, hypotheses, function):
-    function.__doc__ = f"Planted: {name}."
-    where[name] = claim(f"planted/{name}", setting=setting, relation=relation, source="planted", hypotheses=hypotheses)(
-        function
-    )
-
-
-def false(name, setting, relation, function, *hypotheses):
-    _plant(FALSE, name, setting, relation, hypotheses, function)
-
-
-def true(name, setting, relation, function, *hypotheses):
-    _plant(TRUE, name, setting, relation, hypotheses, function)
-
-
-PD = Quadratic.positive_definite
 SAME = Layer.no_covariate_shift
 F8 = (SAME, Layer.realisable, Layer.test_residual, Layer.budgets_within_rank)
 
@@ -268,213 +238,6 @@ true("operator-below-frobenius", Layer, "<=", lambda v: (op_norm_sq(v.Z), sq(v.Z
 true("frobenius-below-rank-operator", Layer, "<=", lambda v: (sq(v.Z), rank(v.Z) * op_norm_sq(v.Z)))
 false("frobenius-shrunk", Layer, "<=", lambda v: (sq(v.Z), 0.99 * rank(v.Z) * op_norm_sq(v.Z)))
 false("frobenius-rank-off-by-one", Layer, "<=", lambda v: (sq(v.Z), (rank(v.Z) - 1) * op_norm_sq(v.Z)), Layer.residual)
-
-# --- Quadratic -------------------------------------------------------------------------------------
-
-
-def _form(u, a, w=None):
-    return scalar(u.T @ a @ (u if w is None else w))
-
-
-true("compression", Quadratic, "<=", lambda v: (_form(v.eps, v.H_sub_inv), _form(v.eps, v.H_inv)), PD)
-true("compression-weakened", Quadratic, "<=", lambda v: (_form(v.eps, v.H_sub_inv), 1.01 * _form(v.eps, v.H_inv)), PD)
-false("compression-shrunk", Quadratic, "<=", lambda v: (_form(v.eps, v.H_sub_inv), 0.99 * _form(v.eps, v.H_inv)), PD)
-false(
-    "compression-shrunk-in-a-proper-subspace",
-    Quadratic,
-    "<=",
-    lambda v: (_form(v.eps, v.H_sub_inv), 0.99 * _form(v.eps, v.H_inv)),
-    PD,
-    Quadratic.proper_subspace,
-)
-false("compression-reversed", Quadratic, ">=", lambda v: (_form(v.eps_par, v.H_sub_inv), _form(v.eps_par, v.H_inv)), PD)
-false(
-    "compression-strict",
-    Quadratic,
-    "<",
-    lambda v: (_form(v.eps, v.H_sub_inv), _form(v.eps, v.H_inv)),
-    PD,
-    Quadratic.perturbed,
-)
-true(
-    "cross-term-cauchy-schwarz",
-    Quadratic,
-    "<=",
-    lambda v: (_form(v.eps_par, v.H_inv, v.eps_perp) ** 2, _form(v.eps_par, v.H_inv) * _form(v.eps_perp, v.H_inv)),
-    PD,
-)
-
-
-def _wielandt(c):
-    """Wielandt: the cosine of orthogonal vectors in the metric H^-1 is at most (kappa - 1) / (kappa + 1)."""
-
-    def sides(v):
-        k = sqrt(cond_sq(v.H))
-        return _form(v.eps_par, v.H_inv, v.eps_perp) ** 2 * (k + 1) ** 2, c * (k - 1) ** 2 * _form(
-            v.eps_par, v.H_inv
-        ) * _form(v.eps_perp, v.H_inv)
-
-    return sides
-
-
-true("cross-term-wielandt", Quadratic, "<=", _wielandt(1), PD)
-false("cross-term-wielandt-shrunk", Quadratic, "<=", _wielandt(0.99), PD)
-
-
-def _kantorovich(c):
-    def sides(v):
-        k = sqrt(cond_sq(v.H))
-        return 4 * k * _form(v.eps, v.H) * _form(v.eps, v.H_inv), c * (k + 1) ** 2 * sq(v.eps) ** 2
-
-    return sides
-
-
-true("kantorovich", Quadratic, "<=", _kantorovich(1), PD)
-false("kantorovich-shrunk", Quadratic, "<=", _kantorovich(0.99), PD)
-false(
-    "cauchy-schwarz-shrunk",
-    Quadratic,
-    ">=",
-    lambda v: (_form(v.eps, v.H) * _form(v.eps, v.H_inv), 1.01 * sq(v.eps) ** 2),
-    PD,
-)
-true("cauchy-schwarz", Quadratic, ">=", lambda v: (_form(v.eps, v.H) * _form(v.eps, v.H_inv), sq(v.eps) ** 2), PD)
-true("optimum", Quadratic, "==", lambda v: (v.loss(v.full_update, v.eps), -_form(v.grad + v.eps, v.H_inv) / 2), PD)
-false(
-    "optimum-sign", Quadratic, "==", lambda v: (v.loss(v.full_update, v.eps), -_form(v.grad - v.eps, v.H_inv) / 2), PD
-)
-false(
-    "optimum-1e-6",
-    Quadratic,
-    "==",
-    lambda v: (v.loss(v.full_update, v.eps), -(0.5 + 1e-6) * _form(v.grad + v.eps, v.H_inv)),
-    PD,
-)
-false(
-    "optimum-1e-9",
-    Quadratic,
-    "==",
-    lambda v: (v.loss(v.full_update, v.eps), -(0.5 + 1e-9) * _form(v.grad + v.eps, v.H_inv)),
-    PD,
-)
-true(
-    "extra-loss",
-    Quadratic,
-    "==",
-    lambda v: (v.loss(v.peft_update) - v.loss(-(v.H_sub_inv @ v.grad)), _form(v.eps, v.H_sub_inv) / 2),
-    PD,
-)
-true(
-    "split-of-the-perturbation",
-    Quadratic,
-    "==",
-    lambda v: (
-        _form(v.eps, v.H_inv),
-        _form(v.eps_par, v.H_inv) + _form(v.eps_perp, v.H_inv) + 2 * _form(v.eps_par, v.H_inv, v.eps_perp),
-    ),
-    PD,
-)
-false(
-    "split-without-cross-term",
-    Quadratic,
-    "==",
-    lambda v: (_form(v.eps, v.H_inv), _form(v.eps_par, v.H_inv) + _form(v.eps_perp, v.H_inv)),
-    PD,
-)
-true(
-    "subspace-inverse-needs-only-the-parallel-part",
-    Quadratic,
-    "==",
-    lambda v: (_form(v.eps_par, v.H_sub_inv), _form(v.eps, v.H_sub_inv)),
-    PD,
-)
-false(
-    "subspace-inverse-is-a-compressed-inverse",
-    Quadratic,
-    "==",
-    lambda v: (v.H_sub_inv, v.P @ v.P.T @ v.H_inv @ v.P @ v.P.T),
-    PD,
-)
-false("commuting", Quadratic, "==", lambda v: (v.H @ v.P @ v.P.T, v.P @ v.P.T @ v.H), PD)
-true("cubes-above", Quadratic, ">=", lambda v: (trace(v.H @ v.H @ v.H) * trace(v.H), sq(v.H) ** 2), PD)
-false("cubes-above-shrunk", Quadratic, ">=", lambda v: (trace(v.H @ v.H @ v.H) * trace(v.H), 1.01 * sq(v.H) ** 2), PD)
-false("h-cubed-above-h", Quadratic, ">=", lambda v: (_form(v.eps, v.H @ v.H @ v.H), _form(v.eps, v.H)), PD)
-false("inverse-without-definiteness", Quadratic, "==", lambda v: (v.H @ v.H_inv, v.H.eye()))
-true("inverse", Quadratic, "==", lambda v: (v.H @ v.H_inv, v.H.eye()), PD)
-true("trace-of-inverse", Quadratic, ">=", lambda v: (trace(v.H) * trace(v.H_inv), v.H.shape[0] ** 2), PD)
-false("trace-of-inverse-shrunk", Quadratic, ">=", lambda v: (trace(v.H) * trace(v.H_inv), 1.01 * v.H.shape[0] ** 2), PD)
-
-# --- constants that floats cannot hold -------------------------------------------------------------
-
-true("a-third-of-a-form", Quadratic, "==", lambda v: ((1 / 3) * _form(v.eps, v.H_inv) * 3, _form(v.eps, v.H_inv)), PD)
-true(
-    "root-two",
-    Quadratic,
-    "==",
-    lambda v: (sqrt(2 * _form(v.eps, v.H_inv)) * 2**0.5, 2 * sqrt(_form(v.eps, v.H_inv))),
-    PD,
-)
-true(
-    "three-halves",
-    Quadratic,
-    "==",
-    lambda v: (_form(v.eps, v.H_inv) ** 1.5, _form(v.eps, v.H_inv) * sqrt(_form(v.eps, v.H_inv))),
-    PD,
-)
-false("three-halves-for-two", Quadratic, "<=", lambda v: (_form(v.eps, v.H_inv) ** 1.5, _form(v.eps, v.H_inv) ** 2), PD)
-
-
-# --- Activated -------------------------------------------------------------------------------------
-
-
-def _layer_moved(v):
-    return v.length(activate(v.tuned[0] @ v.x, v.activation) - activate(v.W[0] @ v.x, v.activation))
-
-
-def _layer_bound(v, c=1):
-    return c * v.L * v.norm(v.Phi[0]) * v.length(v.x)
-
-
-true("lipschitz", Activated, "<=", lambda v: (_layer_moved(v), _layer_bound(v)))
-true("lipschitz-weakened", Activated, "<=", lambda v: (_layer_moved(v), _layer_bound(v, 1.01)))
-false("lipschitz-shrunk", Activated, "<=", lambda v: (_layer_moved(v), _layer_bound(v, 0.99)))
-false("lipschitz-squared-input", Activated, "<=", lambda v: (_layer_moved(v), _layer_bound(v, v.length(v.x))))
-false(
-    "lipschitz-of-the-smallest-singular-value",
-    Activated,
-    "<=",
-    lambda v: (_layer_moved(v), v.L * singular_values(v.Phi[0])[-1] * v.length(v.x)),
-)
-
-
-def _telescoped(v, above=None, below=None):
-    total, lower = 0, 1
-    for k in range(v.depth):
-        upper = 1
-        for w in (v.tuned if above is None else above(v))[k + 1 :]:
-            upper = upper * (v.L * v.norm(w))
-        total = total + upper * (v.L * v.norm(v.Phi[k])) * lower
-        lower = lower * (v.L * v.norm((v.W if below is None else below(v))[k]))
-    return total * v.length(v.x)
-
-
-def _output_moved(v):
-    return v.length(v.f - v.f_0)
-
-
-true("telescoped", Activated, "<=", lambda v: (_output_moved(v), _telescoped(v)))
-true(
-    "telescoped-the-other-way",
-    Activated,
-    "<=",
-    lambda v: (_output_moved(v), _telescoped(v, lambda u: u.W, lambda u: u.tuned)),
-)
-false("telescoped-frozen-above", Activated, "<=", lambda v: (_output_moved(v), _telescoped(v, lambda u: u.W)))
-false("telescoped-shrunk", Activated, "<=", lambda v: (_output_moved(v), 0.99 * _telescoped(v)))
-true("relu-has-no-negative-output", Activated, "<=", lambda v: (v.length(activate(v.x, "relu")), v.length(v.x)))
-false("gelu-contracts", Activated, "<=", lambda v: (v.length(activate(v.x, "tanh")), v.length(activate(v.x, "gelu"))))
-true("capacity-rank", Activated, "<=", lambda v: (rank(v.tuned_states[0]), v.x.shape[1]))
-false("capacity-rank-off-by-one", Activated, "<=", lambda v: (rank(v.x), v.x.shape[1] - 1))
 
 # --- Layer: forgetting, one law --------------------------------------------------------------------
 
