@@ -20,7 +20,7 @@ from linnet.trials.claim import Claim, claims_in_file, installed_claims, select
 from linnet.trials.ledger import Ledger, default_jobs, try_claims
 from linnet.trials.trial import BUDGETS, Verdict, run
 
-COLOURS = {"holds": "green", "holds-if": "cyan", "refuted": "red", "undecided": "yellow"}
+COLOURS = {"holds": "green", "holds-if": "cyan", "refuted": "red", "rate": "blue", "undecided": "yellow"}
 
 
 def verify(names: Sequence[str], json: Path | None, budget: str, seed: int, jobs: int | None) -> int:
@@ -140,8 +140,11 @@ def _show(console: Console, claim: Claim, verdict: Verdict) -> None:
     console.print(f"trial       {sentence(verdict)}", highlight=False, markup=False)
     if verdict.replaced_by:
         console.print(f"instead     {verdict.replaced_by}", highlight=False, markup=False)
-    if verdict.certificate is not None:
-        c = verdict.certificate
+    c = verdict.certificate
+    if c is not None and "courses" in c:
+        for line in _courses(c):
+            console.print(line, highlight=False, markup=False)
+    elif c is not None:
         console.print(
             f"\ncounterexample, exact: observed {c['observed']}, not {c['relation']} stated {c['stated']}",
             highlight=False, markup=False,
@@ -156,10 +159,23 @@ def _show(console: Console, claim: Claim, verdict: Verdict) -> None:
             console.print(line, highlight=False, markup=False)
 
 
+def _courses(record: dict[str, Any]) -> list[str]:
+    """Return the lines that print what contradicts a claim about growing samples."""
+    lines = [f"\nwhat contradicts it ({record['statistic']} of {record['replicates']} realisations)"]
+    for course in record["courses"]:
+        lines.append(", ".join(f"{k} {v}" for k, v in course["shape"].items()))
+        lines.append(f"{'size':>12}{'observed':>14}{'stated':>14}")
+        rows = zip(course["sizes"], course["observed"], course["stated"], strict=True)
+        lines += [f"{n:>12}{a:>14.4g}{b:>14.4g}" for n, a, b in rows]
+    return lines
+
+
 def sentence(v: Verdict) -> str:
     """Say in a sentence what a trial found."""
     seen = f"{v.instances} instances drawn and searched, {v.exact} more decided exactly"
     cleared = f", {v.cleared} suspects cleared exactly" if v.cleared else ""
+    if v.fit is not None:
+        return _fitted(v)
     if v.verdict == "refuted":
         return f"refuted by an exact counterexample; {seen}, worst margin {v.margin:.2g}"
     if v.verdict == "undecided" and not v.instances:
@@ -171,6 +187,19 @@ def sentence(v: Verdict) -> str:
     if v.verdict == "holds-if":
         return f"fails as printed; with the extra hypothesis no violation in {seen}{zero}{worst}{cleared}"
     return f"no violation in {seen}{zero}{worst}, worst margin {v.margin:.1e}{cleared}"
+
+
+def _fitted(v: Verdict) -> str:
+    f = v.fit or {}
+    drawn = f"{v.instances} realisations"
+    if "deviation" in f:
+        return f"{f['means']} means over {drawn}, the farthest {f['deviation']:.1f} standard errors off"
+    low, high = f["interval"]
+    constant = "" if f["constant"] is None else f", largest observed over stated {f['constant']:.3g}"
+    return (
+        f"exponent {f['exponent']:.3f} [{low:.3f}, {high:.3f}], stated {f['stated']:.3f}, over {f['ladders']} ladders "
+        f"of {drawn} in all{constant}"
+    )
 
 
 def matrices(instance: dict[str, Any]) -> list[str]:

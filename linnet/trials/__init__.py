@@ -5,6 +5,7 @@ from linnet.trials.algebra import (
     activate,
     cond_sq,
     inner,
+    op_norm,
     op_norm_sq,
     positive_part,
     rank,
@@ -19,20 +20,23 @@ from linnet.trials.algebra import (
     where_positive,
 )
 from linnet.trials.claim import Claim, Comparison, Hypothesis, claim
-from linnet.trials.settings import Activated, Layer, Quadratic
+from linnet.trials.settings import Activated, Estimator, Layer, Quadratic, Sampled
 
 __all__ = [
     "Activated",
     "Claim",
     "Comparison",
+    "Estimator",
     "Hypothesis",
     "Layer",
     "Quadratic",
+    "Sampled",
     "UndefinedError",
     "activate",
     "claim",
     "cond_sq",
     "inner",
+    "op_norm",
     "op_norm_sq",
     "positive_part",
     "rank",

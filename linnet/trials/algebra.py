@@ -165,6 +165,11 @@ def op_norm_sq(x: Matrix) -> Scalar:
     return x.squared_singular_values()[0]
 
 
+def op_norm(x: Matrix) -> Scalar:
+    """Spectral norm |x|_op."""
+    return sqrt(op_norm_sq(x))
+
+
 def cond_sq(x: Matrix) -> Scalar:
     """kappa_*(x)^2: largest over smallest positive squared singular value; 0 for a zero matrix."""
     values = x.squared_singular_values()

@@ -45,6 +45,8 @@ def check(record: Mapping[str, Any], claims: Mapping[str, Claim]) -> str:
         ClaimError: it does not certify what it says.
         DataError: it is not a certificate.
     """
+    if isinstance(record, Mapping) and "courses" in record:
+        return _check_fit(record, claims)
     try:
         claim_id, setting = str(record["claim"]), SETTINGS[record["setting"]]
         instance = {k: _decode(v) for k, v in record["instance"].items()}
@@ -79,6 +81,19 @@ def check(record: Mapping[str, Any], claims: Mapping[str, Claim]) -> str:
             f"{sides['observed']} {sides['relation']} {sides['stated']}"
         )
     return f"{claim_id}: observed {sides['observed']}, not {sides['relation']} stated {sides['stated']}"
+
+
+def _check_fit(record: Mapping[str, Any], claims: Mapping[str, Claim]) -> str:
+    """Check what contradicts a claim about growing samples: measured again, not computed exactly."""
+    from linnet.trials.rates import check_fit
+    from linnet.trials.settings.base import Ladder
+
+    claim = claims.get(str(record.get("claim")))
+    if claim is None:
+        raise ClaimError(f"no claim {record.get('claim')!r} is known; name its file with --claims FILE.py")
+    if claim.setting.name != record.get("setting") or not isinstance(claim.setting, Ladder):
+        raise ClaimError(f"{claim.id} speaks of {claim.setting.name}, the certificate of {record.get('setting')}")
+    return check_fit(record, claim)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

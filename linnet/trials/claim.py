@@ -17,8 +17,10 @@ from linnet.errors import ClaimError, LinnetError
 if TYPE_CHECKING:
     from linnet.trials.settings.base import Setting
 
-Relation = Literal["==", "<=", ">=", "<", ">"]
-RELATIONS: tuple[Relation, ...] = ("==", "<=", ">=", "<", ">")
+Relation = Literal["==", "<=", ">=", "<", ">", "<~", "~"]
+RELATIONS: tuple[Relation, ...] = ("==", "<=", ">=", "<", ">", "<~", "~")
+ORDERS: tuple[Relation, ...] = ("<~", "~")
+"""``<~``: at most of the order of, some constant times; ``~``: of the order of, from both sides."""
 
 ENTRY_POINTS = "linnet.claims"
 """Entry-point group through which packages bring their claims: each names a package of claim files."""

@@ -10,19 +10,24 @@ from typing import Any, Literal
 
 import numpy as np
 
+from linnet.errors import ClaimError
+from linnet.trials import rates
 from linnet.trials.certificate import certificate
-from linnet.trials.claim import Claim, Hypothesis
+from linnet.trials.claim import ORDERS, Claim, Hypothesis
 from linnet.trials.climb import climb
 from linnet.trials.evaluate import SUSPECT
 from linnet.trials.judge import judge
 from linnet.trials.search import Candidate, Tally, admitted_shape, draw
-from linnet.trials.settings.base import Raw
+from linnet.trials.settings.base import Ladder, Raw
 from linnet.trials.shrink import smallest
 
-VerdictName = Literal["holds", "holds-if", "refuted", "undecided"]
+VerdictName = Literal["holds", "holds-if", "refuted", "rate", "undecided"]
 
 DOUBT = 100 * SUSPECT
 """A violation in float64 above this that exact arithmetic can neither confirm nor clear leaves a claim undecided."""
+
+EXPECTED = 64
+"""Means are taken over so many times more realisations than exponents are fitted with."""
 
 TIGHT = 0.9
 """A bound whose worst ratio stays below this (or above its inverse, for lower bounds) is called loose."""
@@ -40,6 +45,7 @@ class Budget:
         offspring: children of each lineage in a generation.
         exact: small-integer instances judged in exact arithmetic, whatever float64 says of them.
         per_shape: instances drawn at each small shape when a counterexample is shrunk.
+        ladders, replicates: of claims about growing samples: instances, and realisations of each at each size.
     """
 
     groups: int
@@ -50,12 +56,19 @@ class Budget:
     offspring: int
     exact: int
     per_shape: int
+    ladders: int
+    replicates: int
 
 
-BUDGETS = {
-    "quick": Budget(groups=40, count=48, climbs=9, steps=30, lineages=4, offspring=12, exact=60, per_shape=96),
-    "full": Budget(groups=160, count=64, climbs=36, steps=50, lineages=4, offspring=16, exact=300, per_shape=256),
-}
+QUICK = Budget(
+    groups=40, count=48, climbs=9, steps=30, lineages=4, offspring=12, exact=60, per_shape=96, ladders=8, replicates=64
+)
+FULL = Budget(
+    groups=160, count=64, climbs=36, steps=50, lineages=4, offspring=16, exact=300, per_shape=256,
+    ladders=32, replicates=256,
+)  # fmt: skip
+BUDGETS = {"quick": QUICK, "full": FULL, "thorough": replace(FULL, groups=320, climbs=144)}
+"""``thorough`` is for violations that ask for a coincidence: see ``linnet verify --self-test``."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,7 @@ class Verdict:
         certificate: exact counterexample to the claim as printed, or None.
         holds_if: extra hypotheses under which it holds.
         worst: the instance that attains the worst ratio (equalities: margin).
+        fit: of claims about growing samples or widths, what was fitted; else None.
     """
 
     id: str
@@ -92,13 +106,18 @@ class Verdict:
     replaced_by: str | None
     worst: dict[str, Any] | None
     seconds: float
+    fit: dict[str, Any] | None = None
     source: str = ""
     statement: str = field(default="", repr=False)
 
 
 def run(claim: Claim, budget: Budget, seed: int) -> Verdict:
     """Put one claim on trial; the same claim, budget and seed give the same verdict on the same machine."""
+    if isinstance(claim.setting, Ladder):
+        return _run_ladder(claim, budget, seed)
     started = time.perf_counter()
+    if claim.relation in ORDERS:
+        raise ClaimError(f"{claim.id}: an order ({claim.relation}) of {claim.setting.name}, in which nothing grows")
     found = _attempt(claim, claim.hypotheses, budget, seed)
     verdict: VerdictName = "holds"
     holds_if: list[str] = []
@@ -133,8 +152,65 @@ def run(claim: Claim, budget: Budget, seed: int) -> Verdict:
         holds_if=holds_if,
         certificate=record,
         replaced_by=claim.replaced_by if verdict == "refuted" else None,
-        worst=None if t.worst is None else _describe(t.worst),
+        worst=None if t.worst is None else _describe(t.worst.shape, t.worst.raw),
         seconds=time.perf_counter() - started,
+        source=claim.source,
+        statement=claim.statement,
+    )
+
+
+def _stream(claim: Claim, seed: int) -> np.random.Generator:
+    """The stream belongs to the claim, so that neither its neighbours nor the number of processes matter."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(claim.id.encode()),)))
+
+
+def _run_ladder(claim: Claim, budget: Budget, seed: int) -> Verdict:
+    """Try a claim about growing samples or widths."""
+    started = time.perf_counter()
+    order = claim.relation in ORDERS
+
+    def attempt(hypotheses: tuple[Hypothesis, ...]) -> rates.Outcome:
+        runner = rates.Runner(claim, hypotheses, _stream(claim, seed))
+        if order:
+            return rates.try_order(runner, budget.ladders, budget.replicates, 2 * budget.steps)
+        return rates.try_expectation(runner, budget.ladders // 2, EXPECTED * budget.replicates)
+
+    found = attempt(claim.hypotheses)
+    record, holds_if = found.broken, []
+    verdict: VerdictName = "undecided" if not found.courses else "rate" if order else "holds"
+    if record is not None:
+        verdict = "refuted"
+        if claim.rescue:
+            again = attempt((*claim.hypotheses, *claim.rescue))
+            if again.broken is None and again.courses:
+                verdict, found, holds_if = "holds-if", again, [h.text for h in claim.rescue]
+    fit = None if not order or found.exponent is None else {
+        "exponent": found.exponent,
+        "interval": list(found.interval or ()),
+        "stated": found.claimed,
+        "constant": found.constant if np.isfinite(found.constant) else None,
+        "ladders": found.courses,
+    }  # fmt: skip
+    if not order:
+        fit = {"deviation": found.deviation, "means": found.courses}
+    return Verdict(
+        id=claim.id,
+        verdict=verdict,
+        relation=claim.relation,
+        instances=found.realisations,
+        exact=0,
+        margin=0.0 if order or not np.isfinite(found.margin) else found.margin,
+        cleared=0,
+        ratio=None if claim.relation == "==" or not np.isfinite(found.constant) else found.constant,
+        tight=None,
+        empty=0,
+        hypotheses=[h.text for h in claim.hypotheses],
+        holds_if=holds_if,
+        certificate=record,
+        replaced_by=claim.replaced_by if verdict == "refuted" else None,
+        worst=None if found.worst is None else _describe(found.worst.shape, found.worst.raw, batched=True),
+        seconds=time.perf_counter() - started,
+        fit=fit,
         source=claim.source,
         statement=claim.statement,
     )
@@ -154,8 +230,7 @@ class _Attempt:
 
 
 def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, seed: int) -> _Attempt:
-    # The stream belongs to the claim, so that neither its neighbours nor the number of processes matter.
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(claim.id.encode()),)))
+    rng = _stream(claim, seed)
     tally = Tally(claim, hypotheses)
     seen = draw(tally, budget.groups, budget.count, rng)
     for shape, raw in _starts(claim, seen, budget.climbs, rng):
@@ -232,8 +307,8 @@ def _is_tight(claim: Claim, ratio: float | None) -> bool | None:
     return ratio >= TIGHT if claim.relation in ("<=", "<") else ratio <= 1 / TIGHT
 
 
-def _describe(c: Candidate) -> dict[str, Any]:
+def _describe(shape: Any, raw: Raw, batched: bool = False) -> dict[str, Any]:
     return {
-        "shape": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(c.shape).items()},
-        "parameters": {k: np.round(v, 6).tolist() for k, v in sorted(c.raw.items())},
+        "shape": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(shape).items()},
+        "parameters": {k: np.round(v[0] if batched else v, 6).tolist() for k, v in sorted(raw.items())},
     }

@@ -2,10 +2,12 @@
 
 from linnet.trials.settings.activated import Activated
 from linnet.trials.settings.base import Setting
+from linnet.trials.settings.estimator import Estimator
 from linnet.trials.settings.layer import Layer
 from linnet.trials.settings.quadratic import Quadratic
+from linnet.trials.settings.sampled import Sampled
 
-SETTINGS: dict[str, Setting] = {s.name: s for s in (Activated, Layer, Quadratic)}
+SETTINGS: dict[str, Setting] = {s.name: s for s in (Activated, Estimator, Layer, Quadratic, Sampled)}
 """By the name that certificates use."""
 
-__all__ = ["SETTINGS", "Activated", "Layer", "Quadratic", "Setting"]
+__all__ = ["SETTINGS", "Activated", "Estimator", "Layer", "Quadratic", "Sampled", "Setting"]

@@ -77,6 +77,28 @@ class Setting(ABC):
         return self.compose(shape, {k: ExactMatrix.of(v) for k, v in rows.items()}, imposed)
 
 
+class Ladder(Setting):
+    """A setting with a size that grows: of the sample, or of a width. Claims about it are orders, or expectations.
+
+    An instance is then only what stays the same along the ladder of sizes; what is random at each size is
+    drawn by ``at``, so many times over as a mean or a quantile needs.
+    """
+
+    @abstractmethod
+    def shape_from(self, fields: dict[str, Any]) -> Any:
+        """Return the shape that has these fields, as they stand in a record."""
+
+    @abstractmethod
+    def sizes(self, view: Any, count: int, imposed: Collection[str]) -> np.ndarray:
+        """Return ``count`` sizes over two decades, ascending, from where the hypotheses begin to hold."""
+
+    @abstractmethod
+    def at(
+        self, shape: Any, raw: Raw, imposed: Collection[str], n: int, replicates: int, rng: np.random.Generator
+    ) -> Any:
+        """View ``replicates`` random realisations of one instance (batch of one) at one size."""
+
+
 def draw_matrices(sizes: dict[str, tuple[int, int]], kind: str, count: int, rng: np.random.Generator) -> Raw:
     """Draw matrices of one kind, names apart.
 

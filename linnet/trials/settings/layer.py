@@ -382,6 +382,24 @@ class LayerView:
         fit._problem = problem  # type: ignore[attr-defined]
         return problem
 
+    @cached_property
+    def start(self) -> Matrix:
+        """A start of V for S2FT, (d_{l-1}, s): the layer's own rows on the channels, which can be anything."""
+        return self.weight.T @ self.U_C
+
+    def gradient_limit(self, start: Matrix) -> Matrix:
+        """Where gradient flow of the population risk on V, U = U_C fixed, ends from ``start``, as U_C V^T.
+
+        The risk is a quadratic with the Hessian K = (upper U_C)^T (upper U_C) kron gram: the flow moves V in the
+        range of K alone, and there to the minimiser, V + K^+ (right-hand side - K V).
+        """
+        fit, moved = self.population, self.upper @ self.U_C
+        rows, columns = start.shape[1], start.shape[0]
+        hessian = (moved.T @ moved).kron(fit.gram)
+        now = start.T.reshape(rows * columns, 1)
+        slope = (moved.T @ fit.cross).reshape(rows * columns, 1) - hessian @ now
+        return self.U_C @ (now + hessian.pinv() @ slope).reshape(rows, columns)
+
     def lora_change(self, r: int) -> Matrix:
         """What population LoRA of rank ``r`` adds to the end-to-end map, (q, p)."""
         fit = self.population
@@ -431,7 +449,7 @@ class LayerSetting(Setting):
     """Networks, two regressions and a sample: B_i = W + residual, B_o = B_i + shift, Sigma = F F^T."""
 
     name = "layer"
-    kinds = KINDS
+    kinds: tuple[str, ...] = KINDS
 
     no_covariate_shift = Hypothesis(
         "no covariate shift: Sigma_i = Sigma_o",

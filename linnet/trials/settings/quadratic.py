@@ -30,6 +30,7 @@ class QuadraticView:
         P: orthonormal basis of the subspace (d, k).
         grad: gradient at the start (d, 1).
         eps: perturbation of the gradient (d, 1).
+        first, second: two updates (d, 1).
 
     Source: liu2025, eq. (41)-(51).
     """
@@ -39,6 +40,8 @@ class QuadraticView:
         self.P: Matrix = instance["P"]
         self.grad: Matrix = instance["grad"]
         self.eps: Matrix = instance["eps"]
+        self.first: Matrix = instance["first"]
+        self.second: Matrix = instance["second"]
 
     @cached_property
     def H_inv(self) -> Matrix:
@@ -116,7 +119,8 @@ class QuadraticSetting(Setting):
 
     def parameters(self, shape: QuadraticShape) -> dict[str, tuple[int, int]]:
         d = shape.d
-        return {"factor": (d, d), "turn": (d, d), "grad": (d, 1), "eps": (d, 1)}
+        column = (d, 1)
+        return {"factor": (d, d), "turn": (d, d), "grad": column, "eps": column, "first": column, "second": column}
 
     def draw(self, shape: QuadraticShape, kind: str, count: int, rng: np.random.Generator) -> Raw:
         return draw_matrices(self.parameters(shape), kind, count, rng)
@@ -131,6 +135,8 @@ class QuadraticSetting(Setting):
             "P": turned @ pick,
             "grad": 0 * raw["grad"] if "at_optimum" in imposed else raw["grad"],
             "eps": raw["eps"],
+            "first": raw["first"],
+            "second": raw["second"],
         }
 
     def view(self, instance: Instance) -> QuadraticView:
@@ -144,8 +150,9 @@ class QuadraticSetting(Setting):
         out = []
         if not (isinstance(h, ExactMatrix) and is_psd(h.core)):
             out.append("H is not symmetric positive semi-definite")
-        if p.shape[0] != d or instance["grad"].shape != (d, 1) or instance["eps"].shape != (d, 1):
-            out.append("the lengths of P, grad and eps do not fit H")
+        columns = ("grad", "eps", "first", "second")
+        if p.shape[0] != d or any(instance[name].shape != (d, 1) for name in columns):
+            out.append(f"the lengths of P, {', '.join(columns)} do not fit H")
         elif compare(sq(p.T @ p - p.T.eye()), 0) != 0:
             out.append("P^T P is not the identity")
         return out

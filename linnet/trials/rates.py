@@ -1,0 +1,450 @@
+"""Orders and expectations: claims about what happens as a sample, or a width, grows.
+
+A claim over a ``Ladder`` gives, for a batch of realisations at one size, what is observed and what is stated.
+Observed is averaged over the realisations, or taken at its 95 % quantile where the claim says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from linnet.errors import ClaimError, DataError
+from linnet.trials.algebra import FloatMatrix
+from linnet.trials.claim import ORDERS, Claim, Comparison, Hypothesis, Relation
+from linnet.trials.evaluate import evaluate
+from linnet.trials.settings.base import Ladder, Raw
+
+STEPS = 13
+"""Sizes of a ladder, over two decades."""
+
+DRIFT = 0.05
+"""An exponent is said to miss the stated one if its interval stays farther away than this."""
+
+SIGMAS = 4.0
+"""Half width of the interval of an exponent, in standard errors of the fit."""
+
+STANDARD_ERRORS, CONFIRMED = 5.0, 6.0
+"""Distance of a mean from what is stated that makes a suspect; that confirms it on fresh realisations."""
+
+FINE = 0.05
+"""A mean whose standard error is above this share of what is stated decides nothing."""
+
+GROWTH = 2.0
+"""A ratio that grows at least so much with each decade of a ray, thrice, has no bound."""
+
+ROUNDING = 1e-10
+"""Means that differ by less than this share of the instance's scale are equal."""
+
+LOST = 0.02
+"""Share of realisations without a value in float64 from which a size does not count."""
+
+QUANTILE = 0.95
+
+
+@dataclass(frozen=True)
+class Point:
+    """An instance of a ladder: its shape and free parameters, a batch of one."""
+
+    shape: Any
+    raw: Raw
+
+
+@dataclass(frozen=True)
+class Course:
+    """One comparison along a ladder: observed, its standard error, and stated, at each of ``sizes``.
+
+    ``unit`` is the scale of the instance, on which rounding enters.
+    """
+
+    point: Point
+    index: int
+    sizes: np.ndarray
+    observed: np.ndarray
+    error: np.ndarray
+    stated: np.ndarray
+    unit: np.ndarray
+    relation: Relation
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """Observed over stated."""
+        return self.observed / self.stated
+
+    @property
+    def first(self) -> Measured:
+        """What was measured at the first size."""
+        numbers = (float(v[0]) for v in (self.observed, self.error, self.stated, self.unit))
+        observed, error, stated, unit = numbers
+        return Measured(observed, error, stated, unit, self.relation)
+
+    def exponent(self) -> tuple[float, float]:
+        """Exponent of what is observed in the size, and its standard error."""
+        return slope(self.sizes, self.observed)
+
+    def claimed(self) -> float:
+        """Exponent of what is stated over the same sizes."""
+        return slope(self.sizes, self.stated)[0]
+
+    def drift(self) -> tuple[float, float]:
+        """Interval of the exponent of observed over stated."""
+        fit, error = slope(self.sizes, self.ratio)
+        return fit - SIGMAS * error, fit + SIGMAS * error
+
+    def misses(self, relation: str) -> bool:
+        """Whether the drift contradicts an order: upwards, or for ``~`` either way."""
+        low, high = self.drift()
+        return low > DRIFT or (relation == "~" and high < -DRIFT)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial of an order or an expectation found.
+
+    Attributes:
+        broken: a course, or a ray's courses, that contradict the claim; None if it stands.
+        constant: largest observed over stated. courses: how many counted. realisations: how many were drawn.
+        exponent, interval, claimed: of an order: common slope over all courses, its interval, what is stated.
+        deviation: of an expectation: farthest mean from what is stated, in standard errors.
+        worst: the course of the largest ratio, or of the farthest mean.
+    """
+
+    courses: int
+    realisations: int
+    constant: float
+    broken: dict[str, Any] | None = None
+    exponent: float | None = None
+    interval: tuple[float, float] | None = None
+    claimed: float | None = None
+    deviation: float | None = None
+    margin: float = 0.0
+    worst: Point | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One comparison at one size; see ``Course``."""
+
+    observed: float
+    error: float
+    stated: float
+    unit: float
+    relation: Relation
+
+    @property
+    def size(self) -> float:
+        """Size of the two sides."""
+        return max(abs(self.observed), abs(self.stated))
+
+    @property
+    def off(self) -> float:
+        """How far observed is on the wrong side of stated."""
+        gap = self.observed - self.stated
+        return abs(gap) if self.relation == "==" else gap if self.relation in ("<=", "<") else -gap
+
+    @property
+    def distance(self) -> float:
+        """The same in standard errors, or where there are none in units of rounding."""
+        return self.off / max(self.error, ROUNDING * self.unit, 1e-300)
+
+
+def _course(point: Point, index: int, sizes: np.ndarray, found: Sequence[Measured]) -> Course:
+    observed, error, stated, unit = (
+        np.array([getattr(m, name) for m in found]) for name in ("observed", "error", "stated", "unit")
+    )
+    return Course(point, index, sizes, observed, error, stated, unit, found[0].relation)
+
+
+class Runner:
+    """Measures a claim along ladders."""
+
+    def __init__(self, claim: Claim, hypotheses: Sequence[Hypothesis], rng: np.random.Generator) -> None:
+        assert isinstance(claim.setting, Ladder)
+        self.claim, self.hypotheses, self.rng = claim, hypotheses, rng
+        self.setting: Ladder = claim.setting
+        self.imposed = frozenset(h.impose for h in hypotheses if h.impose)
+        self.quantile = any(h is getattr(self.setting, "likely", None) for h in hypotheses)
+        self.realisations = 0
+
+    def points(self, wanted: int) -> Iterator[Point]:
+        """Draw instances that meet the hypotheses."""
+        found = 0
+        for attempt in range(40 * wanted):
+            shape = self.setting.random_shape(self.rng)
+            if not all(h.shape is None or h.shape(shape) for h in self.hypotheses):
+                continue
+            kind = self.setting.kinds[attempt % len(self.setting.kinds)]
+            point = Point(shape, self.setting.draw(shape, kind, 1, self.rng))
+            if self.admits(point):
+                found += 1
+                yield point
+            if found == wanted:
+                break
+
+    def base(self, point: Point) -> Any:
+        """What stays the same along the ladder."""
+        return self.setting.float_view(point.shape, point.raw, self.imposed)
+
+    def admits(self, point: Point) -> bool:
+        """Whether an instance meets the hypotheses, by the tolerances of every trial."""
+        nothing = replace(self.claim, function=lambda _: (0.0, "<=", 1.0))
+        meets = evaluate(nothing, self.base(point), self.hypotheses, 1).valid[0]
+        return bool(meets) and bool(np.isfinite(self.sizes(point, STEPS)).all())
+
+    def sizes(self, point: Point, count: int) -> np.ndarray:
+        """Sizes of the instance's ladder."""
+        with np.errstate(all="ignore"):
+            return self.setting.sizes(self.base(point), count, self.imposed)
+
+    def courses(self, point: Point, sizes: np.ndarray, replicates: int) -> list[Course]:
+        """Measure every comparison of the claim along ``sizes``; nothing where a size has no value."""
+        rows = []
+        for n in sizes:
+            found = self.measure(point, int(n), replicates)
+            if found is None:
+                return []
+            rows.append(found)
+        return [_course(point, j, np.asarray(sizes, float), each) for j, each in enumerate(zip(*rows, strict=True))]
+
+    def measure(self, point: Point, n: int, replicates: int) -> list[Measured] | None:
+        """Measure each comparison at one size; None if it has no value there."""
+        self.realisations += replicates
+        with np.errstate(all="ignore"):
+            view = self.setting.at(point.shape, point.raw, self.imposed, n, replicates, self.rng)
+            unit = float(np.max(view.scale))
+            return self._summaries(self.claim.comparisons(view), unit, replicates)
+
+    def _summaries(self, comparisons: Sequence[Comparison], unit: float, count: int) -> list[Measured] | None:
+        out = []
+        for c in comparisons:
+            if isinstance(c.observed, FloatMatrix) or isinstance(c.stated, FloatMatrix):
+                raise ClaimError(f"{self.claim.id}: matrices compared in expectation; compare numbers")
+            observed = np.broadcast_to(np.asarray(c.observed, float), (count,))
+            stated = np.broadcast_to(np.asarray(c.stated, float), (count,))
+            good = np.isfinite(observed) & np.isfinite(stated)
+            if good.mean() < 1 - LOST:
+                return None
+            observed, stated = observed[good], stated[good]
+            error = float((observed - stated).std(ddof=1) / np.sqrt(len(observed))) if len(observed) > 1 else 0.0
+            typical = np.quantile(observed, QUANTILE) if self.quantile else observed.mean()
+            out.append(Measured(float(typical), error, float(stated.mean()), unit, c.relation))
+        return out
+
+
+def slope(sizes: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Return exponent b of ``values ~ sizes^b`` by least squares on logarithms, and its standard error."""
+    from scipy.stats import linregress
+
+    fit = linregress(np.log(sizes), np.log(values))
+    return float(fit.slope), float(fit.stderr)
+
+
+def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outcome:
+    """Fit exponents along ladders of many instances, climb to the largest ratio, and follow rays from there."""
+    relation = runner.claim.relation
+    seen: list[Course] = []
+    for point in runner.points(ladders):
+        for course in runner.courses(point, runner.sizes(point, STEPS), replicates):
+            if not (np.all(course.observed > 0) and np.all(course.stated > 0)):
+                if np.any((course.observed > 0) & (course.stated <= 0)):
+                    return replace(_summary(runner, [course], None), broken=record(runner, [course], replicates))
+                continue  # nothing against something: no order to fit
+            seen.append(course)
+            if course.misses(relation) and (broken := _confirm(runner, course, replicates)):
+                return _summary(runner, [*seen, broken], record(runner, [broken], 4 * replicates))
+    if not seen:
+        return Outcome(0, runner.realisations, 0.0)
+    worst = max(seen, key=lambda c: float(c.ratio.max()))
+    if relation == "~" or any(h is getattr(runner.setting, "per_problem", None) for h in runner.hypotheses):
+        return _summary(runner, seen, None)  # the constant may be anything: there is nothing to climb
+    ray: list[Course] = []
+    tops = []
+    for start in sorted(seen, key=lambda c: -float(c.ratio[0]))[: max(1, ladders // 8)]:
+        tops.append(_climb(runner, start, steps, replicates))
+        ray = ray or _ray(runner, tops[-1], replicates)
+    top = max(tops, key=lambda c: float(c.ratio[0]))
+    constant = max(float(c.ratio.max()) for c in (worst, *tops, *ray))
+    out = _summary(runner, seen, record(runner, ray, replicates) if ray else None)
+    return replace(out, constant=constant, worst=top.point)
+
+
+def _confirm(runner: Runner, course: Course, replicates: int) -> Course | None:
+    """Look again, with fresh realisations, from where the ladder ended and two decades on."""
+    sizes = np.unique(np.round(course.sizes * 100))
+    again = runner.courses(course.point, sizes, 4 * replicates)
+    if not again or not np.all(again[course.index].observed > 0):
+        return None
+    return again[course.index] if again[course.index].misses(runner.claim.relation) else None
+
+
+def _climb(runner: Runner, start: Course, steps: int, replicates: int) -> Course:
+    """Raise the ratio at the first size, by random changes of some entries."""
+    rng, best, length = runner.rng, start, 0.4
+    first = float(start.ratio[0])
+    for _ in range(steps):
+        raw = {}
+        for k, v in best.point.raw.items():
+            chosen = rng.random(v.shape) < rng.choice([0.2, 1.0])
+            size = 0.1 + np.abs(v).max(initial=0)
+            raw[k] = v + chosen * length * size * rng.normal(size=v.shape)
+        point = Point(best.point.shape, raw)
+        if not runner.admits(point):
+            continue
+        found = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
+        if found and found[start.index].stated[0] > 0 and found[start.index].ratio[0] > first:
+            best, first = found[start.index], float(found[start.index].ratio[0])
+            length = min(1.0, 1.3 * length)
+        else:
+            length = max(0.02, 0.93 * length)
+    return best
+
+
+def _ray(runner: Runner, top: Course, replicates: int) -> list[Course]:
+    """Follow rays on which one row or column shrinks or grows by decades: does the ratio have a bound there?"""
+    for name, value in sorted(top.point.raw.items()):
+        for axis in (1, 2):
+            for i in range(value.shape[axis]):
+                for sign in (-1, 1):
+                    found = [top]
+                    for decade in (1, 2, 3):
+                        scaled = value.copy()
+                        scaled[(slice(None),) * axis + (i,)] *= 10.0 ** (sign * decade)
+                        point = Point(top.point.shape, top.point.raw | {name: scaled})
+                        if not runner.admits(point):
+                            break
+                        courses = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
+                        if not courses or not courses[top.index].ratio[0] > GROWTH * found[-1].ratio[0]:
+                            break
+                        found.append(courses[top.index])
+                    if len(found) == 4:
+                        return found
+    return []
+
+
+def _summary(runner: Runner, seen: Sequence[Course], broken: dict[str, Any] | None) -> Outcome:
+    good = [c for c in seen if np.all(c.observed > 0) and np.all(c.stated > 0)]
+    if not good:
+        return Outcome(len(seen), runner.realisations, float("inf"), broken)
+    worst = max(good, key=lambda c: float(c.ratio.max()))
+    x = np.concatenate([np.log(c.sizes) - np.log(c.sizes).mean() for c in good])
+    fits = {}
+    for what in ("observed", "stated"):
+        y = np.concatenate([np.log(getattr(c, what)) - np.log(getattr(c, what)).mean() for c in good])
+        b = float(x @ y / (x @ x))
+        fits[what] = b, float(np.sqrt(np.sum((y - b * x) ** 2) / max(1, len(x) - len(good) - 1) / (x @ x)))
+    b, error = fits["observed"]
+    return Outcome(
+        courses=len(seen),
+        realisations=runner.realisations,
+        constant=float(worst.ratio.max()),
+        broken=broken,
+        exponent=b,
+        interval=(b - 2 * error, b + 2 * error),
+        claimed=fits["stated"][0],
+        worst=worst.point,
+    )
+
+
+def try_expectation(runner: Runner, ladders: int, replicates: int) -> Outcome:
+    """Hold means against what is stated, to their standard errors, at a few sizes of many instances."""
+    count, deviation, margin, constant, worst = 0, 0.0, -np.inf, 0.0, None
+    for point in runner.points(ladders):
+        for n in runner.sizes(point, STEPS)[::4]:
+            for j, m in enumerate(runner.measure(point, int(n), replicates) or ()):
+                if m.error > FINE * m.size or m.size <= ROUNDING * m.unit:
+                    continue
+                count += 1
+                if m.distance > deviation:
+                    deviation, worst = m.distance, point
+                margin = max(margin, m.off / m.size)
+                constant = max(constant, m.observed / m.stated if m.stated > 0 else 0.0)
+                if m.distance > STANDARD_ERRORS:
+                    again = runner.measure(point, int(n), 16 * replicates)
+                    if again and again[j].distance > CONFIRMED:
+                        course = _course(point, j, np.array([float(n)]), [again[j]])
+                        broken = record(runner, [course], 16 * replicates)
+                        return Outcome(
+                            count, runner.realisations, constant, broken,
+                            deviation=again[j].distance, margin=margin, worst=point,
+                        )  # fmt: skip
+    return Outcome(count, runner.realisations, constant, deviation=deviation, margin=margin, worst=worst)
+
+
+# --- certificates: what was fitted, and how to fit it again --------------------------------------
+
+
+def record(runner: Runner, courses: Sequence[Course], replicates: int) -> dict[str, Any]:
+    """Write down the courses that contradict a claim, so that they can be measured again."""
+    return {
+        "claim": runner.claim.id,
+        "setting": runner.setting.name,
+        "relation": runner.claim.relation,
+        "comparison": courses[0].index,
+        "statistic": "quantile 0.95" if runner.quantile else "mean",
+        "replicates": replicates,
+        "courses": [
+            {
+                "shape": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(c.point.shape).items()},
+                "parameters": {k: v[0].tolist() for k, v in sorted(c.point.raw.items())},
+                "sizes": [int(n) for n in c.sizes],
+                "observed": [float(f"{x:.6g}") for x in c.observed],
+                "error": [float(f"{x:.3g}") for x in c.error],
+                "stated": [float(f"{x:.6g}") for x in c.stated],
+            }
+            for c in courses
+        ],
+    }
+
+
+def check_fit(found: Mapping[str, Any], claim: Claim, seed: int = 1) -> str:
+    """Measure what a record says again, with realisations of its own, and see whether it contradicts the claim.
+
+    Raises:
+        ClaimError: it does not.
+        DataError: it is no such record.
+    """
+    runner = Runner(claim, claim.hypotheses, np.random.default_rng(np.random.SeedSequence(seed)))
+    try:
+        index, replicates = int(found["comparison"]), int(found["replicates"])
+        courses = []
+        for row in found["courses"]:
+            shape = {k: tuple(v) if isinstance(v, list) else v for k, v in row["shape"].items()}
+            raw = {k: np.asarray(v, float)[None] for k, v in row["parameters"].items()}
+            point = Point(runner.setting.shape_from(shape), raw)
+            if {k: v.shape[1:] for k, v in raw.items()} != runner.setting.parameters(point.shape):
+                raise ValueError("the parameters do not fit the shape")
+            courses.append((point, np.asarray(row["sizes"])))
+    except (KeyError, TypeError, ValueError, IndexError) as err:
+        raise DataError(f"{claim.id}: not a record of a fit ({type(err).__name__}: {err})") from None
+    if not courses or not all(runner.admits(p) for p, _ in courses):
+        raise ClaimError(f"{claim.id}: the instance does not meet the hypotheses")
+    again = [runner.courses(p, sizes, replicates) for p, sizes in courses]
+    if not all(again):
+        raise ClaimError(f"{claim.id}: what is observed has no value there")
+    return _contradiction(claim, [c[index] for c in again])
+
+
+def _contradiction(claim: Claim, courses: Sequence[Course]) -> str:
+    first = courses[0]
+    if claim.relation not in ORDERS:
+        m = first.first
+        if m.distance > CONFIRMED:
+            return f"{claim.id}: the mean {m.observed:.6g} is {m.distance:.1f} standard errors off {m.stated:.6g}"
+    elif len(courses) > 1:
+        ratios = [float(c.ratio[0]) for c in courses]
+        if all(b > GROWTH * a for a, b in pairwise(ratios)):
+            return f"{claim.id}: observed over stated grows without bound: {', '.join(f'{r:.3g}' for r in ratios)}"
+    elif np.any((first.observed > 0) & (first.stated <= 0)):
+        return f"{claim.id}: something is observed where nothing is stated"
+    elif first.misses(claim.relation):
+        low, high = first.drift()
+        exponent = first.exponent()[0]
+        return (
+            f"{claim.id}: fitted exponent {exponent:.3f}, stated {first.claimed():.3f}; "
+            f"their difference lies in [{low:.3f}, {high:.3f}]"
+        )
+    raise ClaimError(f"{claim.id}: the record does not contradict the claim when it is measured again")

@@ -1,0 +1,268 @@
+"""A layer under shift and samples of growing size: the setting of the claims about estimates."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from linnet.trials.algebra import FloatMatrix, Matrix, op_norm, rank, ratio, singular_values, sq, trace, where_positive
+from linnet.trials.claim import Hypothesis
+from linnet.trials.settings.base import Instance, Ladder, Raw
+from linnet.trials.settings.layer import LayerSetting, LayerShape, LayerView, Solution
+
+LAWS = ("gaussian", "bounded", "mixture")
+"""Laws of the whitened input and noise; see ``second_moments``."""
+
+MANY = 4.0
+"""What "sufficiently many" observations (>>) means: this many times the right-hand side."""
+
+SCALES = (0.5, 1.75**0.5)
+"""Of the mixture: each sample is Gaussian of one of these standard deviations; their mean square is 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledShape(LayerShape):
+    """A layer's shape, and the law of the data by name."""
+
+    law: str = "gaussian"
+
+
+class SampledView(LayerView):
+    """A layer problem and a batch of samples of size ``n``; the sample's moments are ``sample``.
+
+    Attributes:
+        n: sample size.
+        more: the same samples, each with one more.
+        noise_cov: covariance of the noise, (q, q).
+
+    Source: yang2024, Sec. F.1-F.2.
+    """
+
+    more: SampledView
+
+    def __init__(self, instance: Instance) -> None:
+        super().__init__(instance)
+        self.n: int = instance["size"]
+        factor: Matrix = instance["noise_factor"]
+        self.noise_cov = factor @ factor.T
+
+    @property
+    def log_sq(self) -> float:
+        """log^2(n + p + q)."""
+        q, p = self.B_i.shape
+        return float(np.log(self.n + p + q) ** 2)
+
+    @cached_property
+    def Sigma_f(self) -> Matrix:
+        """Z Z^T, covariance of the prediction residual, (q, q)."""
+        return self.Z @ self.Z.T
+
+    @cached_property
+    def Omega(self) -> Matrix:
+        """Z (I - Pi) Z^T: covariance of what the frozen layers below do not see, (q, q)."""
+        unseen = self.Z - self.Z @ self.Pi
+        return unseen @ unseen.T
+
+    @cached_property
+    def m(self) -> Any:
+        """Rank of root."""
+        return rank(self.carried_i)
+
+    @cached_property
+    def least_squares_fit(self) -> Solution:
+        """Least squares on the sample over all linear maps, nothing frozen."""
+        share = 1.0 / self.x.shape[1]
+        off = (share * (self.noise @ self.x.T)) @ (share * (self.x @ self.x.T)).pinv()
+        return Solution(self.D @ self.root_i @ self.root_i.pinv() + off, None, self)
+
+    def variance(self, method: str) -> Any:
+        """T_var^2: how far the sample's solution lies from the population's, |(F_n - F) Sigma_i^(1/2)|_F^2."""
+        off = getattr(self.sample, method).change - getattr(self.population, method).change
+        return sq(off @ self.root_i)
+
+    def train_loss(self, solution: Solution) -> Any:
+        """Mean squared error on the sample, noise included."""
+        left = (self.D - solution.change) @ self.x + self.noise
+        return sq(left) * (1.0 / self.x.shape[1])
+
+    def test_loss(self, solution: Solution) -> Any:
+        """Expected squared error in distribution, noise included."""
+        return solution.train_risk + trace(self.noise_cov)
+
+    @cached_property
+    def enough(self) -> Any:
+        """The sample size that Assumption F.2 asks for, log^2(n + p + q) left out, its first two displays."""
+        root = self.population.root
+        design, residual = effective_rank(self.population.gram), effective_rank(self.Sigma_f)
+        first = condition(root) ** 4 * design + effective_rank(self.cov_i) + residual
+        noise = effective_rank(self.noise_cov)
+        second = ratio(op_norm(self.noise_cov), op_norm(self.Sigma_f)) * (noise + design)
+        return first + second
+
+
+def effective_rank(m: Matrix) -> Any:
+    """r_e(M) = tr M / |M|_op of a positive semi-definite matrix; 0 of zero."""
+    return ratio(trace(m), op_norm(m))
+
+
+def condition(m: Matrix) -> Any:
+    """kappa_*(M): largest over smallest positive singular value; 0 of zero."""
+    return ratio(op_norm(m), least_singular(m))
+
+
+def least_singular(m: Matrix) -> Any:
+    """Smallest positive singular value; 0 of zero."""
+    values = singular_values(m)
+    least = values[0]
+    for v in values[1:]:
+        least = where_positive(v, v, least)
+    return least
+
+
+class SampledSetting(LayerSetting, Ladder):
+    """Layer problems with x = F z and noise = N w; samples of sizes over two decades.
+
+    (z, w) is Gaussian; bounded, each coordinate one of two points, skewed or not; or a Gaussian whose
+    standard deviation is itself drawn, so that the noise depends on the input. All are sub-Gaussian, with
+    mean zero, covariance the identity, and E[w | z] = 0.
+    """
+
+    name = "sampled"
+    kinds = ("gaussian", "spectrum", "gaussian", "scaled", "orthogonal", "rank")
+
+    likely = Hypothesis("with probability 0.95 over the sample")
+    per_problem = Hypothesis("the constant may depend on the problem, but not on n")
+    many = Hypothesis("F.2: sufficiently many observations (4 times the right-hand sides)", impose="many")
+    gaussian = Hypothesis(
+        "x Gaussian, the noise Gaussian and independent of it", shape=lambda s: s.law == "gaussian", impose="small"
+    )
+    one_target = Hypothesis("one target", shape=lambda s: s.widths[-1] == 1)
+    noisy = Hypothesis("there is noise", lambda v: [(trace(v.noise_cov), ">", 0)])
+    budget_below_rank = Hypothesis(
+        "r < rank M, so that the eigengap F.3 is one of M", lambda v: [(rank(v.population.M), ">", v.r)]
+    )
+    gap = Hypothesis("F.3 with its least C_F", lambda v: [(eigengap(v), ">", 0)])
+    learnable = Hypothesis("the layer reaches some of the residual", lambda v: [(sq(v.population.M), ">", 0)])
+
+    def random_shape(self, rng: np.random.Generator) -> SampledShape:
+        depth = int(rng.choice([1, 2, 3], p=[0.3, 0.35, 0.35]))
+        widths = tuple(int(d) for d in rng.integers(1, 5, size=depth + 1))
+        shape = self._shape(widths, int(rng.integers(0, depth)), rng)
+        law = str(rng.choice(LAWS))
+        return SampledShape(**dataclasses.asdict(shape) | {"n": 1}, law=law)
+
+    def small_shapes(self) -> Iterator[SampledShape]:
+        for shape in super().small_shapes():
+            for law in LAWS if shape.n == 1 else ():
+                yield SampledShape(**dataclasses.asdict(shape), law=law)
+
+    def parameters(self, shape: LayerShape) -> dict[str, tuple[int, int]]:
+        q = shape.widths[-1]
+        sizes = super().parameters(shape)
+        del sizes["x"], sizes["noise"]
+        return sizes | {"noise_factor": (q, q)}
+
+    def compose(self, shape: LayerShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:
+        # The factors, and a sample of nothing: samples are put in place by ``at``.
+        empty = {"x": raw["factor_train"], "noise": raw["noise_factor"]}
+        out = super().compose(shape, raw | empty, imposed)
+        factor = raw["factor_train"].eye() if "white" in imposed else raw["factor_train"]
+        return out | {"factor": factor, "noise_factor": raw["noise_factor"], "size": 0}
+
+    def view(self, instance: Instance) -> SampledView:
+        return SampledView(instance)
+
+    def sizes(self, view: SampledView, count: int, imposed: Collection[str]) -> np.ndarray:
+        q, p = view.B_i.shape
+        start = 8.0 * (p + q)
+        if "small" in imposed:
+            start = p + 6.0  # inverse moments of a Gaussian sample have a variance from rank + 4 on
+        if "many" in imposed:
+            need = MANY * float(np.ravel(view.enough)[0])
+            for _ in range(50):
+                start = max(start, need * np.log(start + p + q) ** 2)
+        return np.unique(np.round(np.geomspace(start, 100 * start, count)))
+
+    def at(
+        self, shape: SampledShape, raw: Raw, imposed: Collection[str], n: int, replicates: int, rng: np.random.Generator
+    ) -> SampledView:
+        instance = self.compose(shape, {k: FloatMatrix(v) for k, v in raw.items()}, imposed)
+        factor, noise = instance["factor"], instance["noise_factor"]
+        k, w = factor.shape[1], noise.shape[1]
+        # Least squares sees a sample through its second moments alone: k + w columns with the same ones stand for it.
+        roots = second_moments(shape.law, k, w, n, replicates, rng)
+        one = second_moments(shape.law, k, w, 1, replicates, rng)
+        joined = np.concatenate([np.sqrt(n) * roots, one], axis=-1) / np.sqrt(n + 1)
+
+        def view(columns: np.ndarray, size: int) -> SampledView:
+            scaled = np.sqrt(columns.shape[-1]) * columns
+            x, e = FloatMatrix(scaled[:, :k]), FloatMatrix(scaled[:, k:])
+            return SampledView(instance | {"x": factor @ x, "noise": noise @ e, "size": size})
+
+        out = view(roots, n)
+        out.more = view(joined, n + 1)
+        return out
+
+    def shape_from(self, fields: dict[str, Any]) -> SampledShape:
+        return SampledShape(**fields)
+
+
+def eigengap(v: LayerView) -> Any:
+    """C_F = sigma_r(M) / (sigma_r(M) - sigma_(r+1)(M)) of Assumption F.3; 0 where sigma_r = 0."""
+    here, after = gap_after(v.population.M, v.r)
+    return ratio(here, here - after)
+
+
+def gap_after(m: Matrix, r: int) -> tuple[Any, Any]:
+    """Return the r-th and the next singular value, zeros where there are no more."""
+    s = singular_values(m)
+    s = s + [s[0] * 0] * (r + 1 - len(s))
+    return s[r - 1], s[r]
+
+
+def second_moments(law: str, k: int, w: int, n: int, replicates: int, rng: np.random.Generator) -> np.ndarray:
+    """Return square roots R of samples' second moments, (replicates, k + w, .): R R^T = (1/n) sum of zeta zeta^T.
+
+    ``zeta`` = (z, w) has mean zero and covariance the identity, and n may be huge: what is drawn is the
+    moments themselves, by Bartlett's decomposition or by counts of the points of a finite law.
+    """
+    d = k + w
+    if law == "gaussian":
+        return _bartlett(n, d, replicates, rng) / np.sqrt(n)
+    if law == "mixture":  # one scale for input and noise: the noise depends on the input, and has mean zero given it
+        counts = rng.binomial(n, 0.5, size=replicates)
+        parts = [s * _bartlett(c, d, replicates, rng) for s, c in zip(SCALES, (counts, n - counts), strict=True)]
+        return _root(sum(a @ a.swapaxes(-1, -2) for a in parts) / n)
+    # Input coordinates are skewed, two points apart by 5/2; noise coordinates are signs.
+    low, high = -0.5, 2.0
+    points = np.array(list(product(*([(low, high)] * k + [(-1.0, 1.0)] * w)))).T
+    chance = np.prod(np.where(points[:k] == low, 0.8, 0.2), axis=0) * 0.5**w
+    counts = rng.multinomial(n, chance / chance.sum(), size=replicates)
+    moments = (points * (counts / n)[:, None, :]) @ points.T
+    return _root(moments)
+
+
+def _root(moments: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(moments)
+    return vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+
+
+def _bartlett(n: Any, d: int, replicates: int, rng: np.random.Generator) -> np.ndarray:
+    """Roots of sums of n products g g^T of d standard normal coordinates, (replicates, d, .); n may vary."""
+    n = np.broadcast_to(n, (replicates,))
+    out = np.tril(rng.normal(size=(replicates, d, d)), -1)
+    if n.min() < d:  # fewer samples than coordinates: no triangle of chi's has their moments
+        most = int(n.max())
+        return rng.normal(size=(replicates, d, most)) * (np.arange(most) < n[:, None])[:, None, :]
+    i = np.arange(d)
+    out[:, i, i] = np.sqrt(rng.chisquare(n[:, None] - i))
+    return out
+
+
+Sampled = SampledSetting()
+"""The setting of a layer and samples of it; its attributes are hypotheses to choose from."""

@@ -1,0 +1,19 @@
+"""linnet/generalisation-gap: in place of liu2025, eq. (12) and (37). Proof: docs/proofs/finite-sample.md."""
+
+from linnet.trials import Sampled, claim, trace
+
+
+@claim(
+    "linnet/generalisation-gap",
+    setting=Sampled,
+    relation="==",
+    source="docs/proofs/finite-sample.md",
+    hypotheses=[Sampled.gaussian],
+)
+def gap_of_s2ft(v):
+    """S2FT on channels C, x Gaussian, n >= m + 2: E[loss] - E[training loss] = tr[P_C (Sigma_eps + Omega)] m (1/n +
+    1/(n - m - 1)), m the rank of root: with all channels full fine-tuning's, of order m/n and not (m/n)^(1/2).
+    """
+    tuned = v.sample.s2ft
+    level = trace(v.P_C @ (v.noise_cov + v.Omega))
+    return v.test_loss(tuned) - v.train_loss(tuned), level * v.m * (1 / v.n + 1 / (v.n - v.m - 1))

@@ -1,0 +1,37 @@
+"""linnet/lipschitz, linnet/rank-returns: in place of liu2025, eq. (35) and (36). Proof: docs/proofs/rank-returns.md."""
+
+from linnet.trials import Layer, Quadratic, claim, op_norm_sq, sq, sqrt, svd_r, tail_sq
+
+
+@claim("linnet/lipschitz", setting=Quadratic, relation="<=", source="docs/proofs/rank-returns.md")
+def loss_is_lipschitz_where_updates_are_bounded(v):
+    """|loss(a) - loss(b)| <= |grad + H (a + b)/2| |a - b|, and so <= (|grad| + |H|_op (|a| + |b|)/2) |a - b|."""
+    a, b = v.first, v.second
+    gap = v.loss(a) - v.loss(b)
+    middle = v.grad + (v.H @ (a + b)) * 0.5
+    length = sqrt(sq(a - b))
+    reach = sqrt(sq(v.grad)) + sqrt(op_norm_sq(v.H)) * (sqrt(sq(a)) + sqrt(sq(b))) / 2
+    return [
+        (gap, sqrt(sq(middle)) * length),
+        (-gap, sqrt(sq(middle)) * length),
+        (gap, reach * length),
+        (-gap, reach * length),
+    ]
+
+
+@claim("linnet/rank-returns", setting=Layer, relation="<=", source="docs/proofs/rank-returns.md")
+def what_the_truncated_update_costs(v):
+    """D* of full fine-tuning, D_r its rank-r truncation, eps the discarded energy: loss(D_r) - loss(D*) =
+    |upper (D_r - D*) root|_F^2 <= |upper|_op^2 |root|_op^2 eps: in eps, not in eps^(1/2). With LoRA of rank r in the
+    place of the truncation it is the discarded energy of M, sum_{i>r} sigma_i(M)^2, and no more.
+    """
+    best, fit = v.full_ft.delta, v.population
+    cut = svd_r(best, v.r)
+    cost = fit.loss_drop(best) - fit.loss_drop(cut)
+    lora = v.lora.train_risk - v.full_ft.train_risk
+    return [
+        (cost, "==", sq(v.upper @ (cut - best) @ fit.root)),
+        (cost, op_norm_sq(v.upper) * op_norm_sq(fit.root) * tail_sq(best, v.r)),
+        (lora, "==", tail_sq(fit.M, v.r)),
+        (lora, cost),
+    ]

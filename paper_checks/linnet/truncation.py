@@ -1,0 +1,33 @@
+"""linnet/truncation: the sharp form of yang2024, Lemma G.1. Proof: docs/proofs/truncation.md."""
+
+from linnet.trials import Layer, claim, inner, op_norm, sq, sqrt, svd_r
+from linnet.trials.claim import Hypothesis
+from linnet.trials.settings.sampled import gap_after
+
+
+def apart(v):
+    """What the hypothesis says."""
+    here, after = gap_after(v.B_i, v.r)
+    return [(here, ">", after)]
+
+
+@claim(
+    "linnet/truncation",
+    setting=Layer,
+    relation="<=",
+    source="docs/proofs/truncation.md",
+    hypotheses=[Hypothesis("sigma_s(A) > sigma_(s+1)(A), with A = B_i, B = B_o, s = r", apart)],
+)
+def stability_of_truncation(v):
+    """Delta = B - A of any size, d = |SVD_s(B) - SVD_s(A)|_F: (1 - sigma_(s+1)(A)/sigma_s(A)) d^2 <= 2 <SVD_s(B) -
+    SVD_s(A), Delta>, and so d <= 2 sigma_s(A)/(sigma_s(A) - sigma_(s+1)(A)) min(|Delta|_F, (2 s)^(1/2) |Delta|_op).
+    """
+    here, after = gap_after(v.B_i, v.r)
+    off = v.B_o - v.B_i
+    moved = svd_r(v.B_o, v.r) - svd_r(v.B_i, v.r)
+    room = 2 * here / (here - after)
+    return [
+        ((here - after) / here * sq(moved), 2 * inner(moved, off)),
+        (sqrt(sq(moved)), room * sqrt(sq(off))),
+        (sqrt(sq(moved)), room * (2 * v.r) ** 0.5 * op_norm(off)),
+    ]

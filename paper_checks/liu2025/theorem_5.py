@@ -1,0 +1,66 @@
+"""liu2025, eq. (11), (17), (19) and Theorem 5: what further data brings."""
+
+from linnet.trials import Estimator, claim, ratio, sqrt
+
+
+@claim(
+    "liu2025/eq-11",
+    setting=Estimator,
+    relation="==",
+    source="liu2025, eq. (11)",
+    rescue=[Estimator.noiseless],
+    replaced_by="linnet/generalisation-gap",
+)
+def error_is_gap_and_approximation(v):
+    """With the training loss driven to its least: E[loss(theta_N)] = E[loss(theta_N) - loss_N(theta_N)] + L*_H. The
+    paper sets the training loss equal to L*_H; driven to its least it is the least-squares estimate's.
+    """
+    gap = v.expected_loss() - v.expected_training_loss()
+    return v.expected_loss(), gap + v.least_loss()
+
+
+@claim("liu2025/eq-17", setting=Estimator, relation="==", source="liu2025, eq. (17)", replaced_by="linnet/benefit")
+def derivative_of_the_gap(v):
+    """d/dN (d/N)^(1/2) = -(1/2) (d/N)^(1/2) N^(-3/2); the paper writes ~ and goes on to -O(d N^(-3/2))."""
+    return -sqrt(v.d / v.N) / (2 * v.N), -sqrt(v.d / v.N) / (2 * v.N * sqrt(v.N))
+
+
+@claim(
+    "liu2025/eq-19",
+    setting=Estimator,
+    relation="<",
+    source="liu2025, eq. (19)",
+    hypotheses=[Estimator.fewer, Estimator.both_gain],
+    replaced_by="linnet/benefit",
+)
+def further_data_brings_less_to_full_fine_tuning(v):
+    """Delta R_full(N)/Delta R_peft(N) = O(k/d) << 1: as printed, one more sample brings full fine-tuning less than it
+    brings PEFT.
+    """
+    return ratio(v.benefit(), v.benefit(peft=True)), 1
+
+
+@claim(
+    "liu2025/eq-19-sentence",
+    setting=Estimator,
+    relation="<=",
+    source="liu2025, the sentence under eq. (19)",
+    hypotheses=[Estimator.fewer, Estimator.both_gain],
+    replaced_by="linnet/benefit",
+)
+def peft_gains_its_share(v):
+    """Each further sample reduces PEFT's risk by k/d times what it does for full fine-tuning; tried as a bound."""
+    return v.benefit(peft=True), v.benefit() * v.k / v.d
+
+
+@claim(
+    "liu2025/theorem-5",
+    setting=Estimator,
+    relation="<",
+    source="liu2025, Theorem 5",
+    hypotheses=[Estimator.fewer, Estimator.both_gain],
+    replaced_by="linnet/benefit",
+)
+def further_data_brings_less_to_peft(v):
+    """The benefit of further data is smaller for PEFT than for full fine-tuning: Delta R_peft(N) < Delta R_full(N)."""
+    return v.benefit(peft=True), v.benefit()

@@ -1,0 +1,42 @@
+"""yang2024, Theorem F.10: LoRA's bias and variance in distribution."""
+
+from linnet.trials import Sampled, claim, op_norm
+from linnet.trials.settings.sampled import condition, effective_rank, eigengap
+
+
+def braces(v, onto):
+    """The braces of Theorem F.10, with the projector ``onto`` in the place of Phi' Phi'^T."""
+    root, design = v.population.root, effective_rank(v.population.gram)
+    noise, residual = onto @ v.noise_cov @ onto, onto @ v.Sigma_f @ onto
+    kappa = condition(root)
+    from_noise = op_norm(v.noise_cov) * kappa**2 * (effective_rank(noise) + design)
+    from_residual = op_norm(v.Sigma_f) * (kappa**2 * effective_rank(residual) + kappa**6 * design)
+    return from_noise + from_residual
+
+
+@claim(
+    "yang2024/theorem-f10",
+    setting=Sampled,
+    relation="<~",
+    source="yang2024, Theorem F.10; its bias is eq. (13) and (14)",
+    hypotheses=[Sampled.likely, Sampled.many, Sampled.budget_below_rank, Sampled.gap],
+)
+def variance_of_lora(v):
+    """With high probability (T_var^LoRA)^2 <~ C_F^2 kappa_*^4(M) (r log^2(n+p+q)/n) { kappa_*^2(root) |Sigma_eps|_op
+    [r_e(P_U Sigma_eps P_U) + r_e(root^2)] + |Sigma_f|_op [kappa_*^2(root) r_e(P_U Sigma_f P_U) + kappa_*^6(root)
+    r_e(root^2)] }, with F.3 at its least C_F.
+    """
+    size = v.r * v.log_sq / v.n
+    return v.variance("lora"), eigengap(v) ** 2 * condition(v.population.M) ** 4 * size * braces(v, v.P_U)
+
+
+@claim(
+    "yang2024/theorem-f13",
+    setting=Sampled,
+    relation="<~",
+    source="yang2024, Theorem F.13, the variance",
+    hypotheses=[Sampled.likely, Sampled.many],
+)
+def variance_of_s2ft(v):
+    """With high probability (T_var^S2FT)^2 <~ (s log^2(n+p+q)/n) times the braces of Theorem F.10, P_C for P_U."""
+    return v.variance("s2ft"), v.s * v.log_sq / v.n * braces(v, v.P_C)
