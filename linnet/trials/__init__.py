@@ -20,7 +20,7 @@ from linnet.trials.algebra import (
     where_positive,
 )
 from linnet.trials.claim import Claim, Comparison, Hypothesis, claim
-from linnet.trials.settings import Activated, Estimator, Layer, Quadratic, Sampled
+from linnet.trials.settings import Activated, Estimator, Layer, Quadratic, Sampled, Wide
 
 __all__ = [
     "Activated",
@@ -32,6 +32,7 @@ __all__ = [
     "Quadratic",
     "Sampled",
     "UndefinedError",
+    "Wide",
     "activate",
     "claim",
     "cond_sq",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from linnet.errors import ClaimError, DataError
 from linnet.trials.algebra import FloatMatrix
 from linnet.trials.claim import ORDERS, Claim, Comparison, Hypothesis, Relation
+from linnet.trials.climb import LIMIT
 from linnet.trials.evaluate import evaluate
 from linnet.trials.settings.base import Ladder, Raw
 
@@ -34,11 +34,18 @@ STANDARD_ERRORS, CONFIRMED = 5.0, 6.0
 FINE = 0.05
 """A mean whose standard error is above this share of what is stated decides nothing."""
 
-GROWTH = 2.0
-"""A ratio that grows at least so much with each decade of a ray, thrice, has no bound."""
+RAY, GROWTH, STEADY, BEYOND = 4, 2.0, 0.7, 100.0
+"""A ratio has no bound along a ray if over so many steps it grows at least so much with each, the last step's
+growth is no less than this share of the largest, and it ends so many times above every ratio drawn."""
 
 ROUNDING = 1e-10
 """Means that differ by less than this share of the instance's scale are equal."""
+
+TINY = 1e-18
+"""An observed square below this share of the instance's scale is rounding, squared."""
+
+LARGEST = 1e15
+"""Sizes above this are left alone."""
 
 LOST = 0.02
 """Share of realisations without a value in float64 from which a size does not count."""
@@ -81,6 +88,11 @@ class Course:
         numbers = (float(v[0]) for v in (self.observed, self.error, self.stated, self.unit))
         observed, error, stated, unit = numbers
         return Measured(observed, error, stated, unit, self.relation)
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether what is observed is no more than rounding at some size."""
+        return bool(np.any(self.observed <= TINY * self.unit))
 
     def exponent(self) -> tuple[float, float]:
         """Exponent of what is observed in the size, and its standard error."""
@@ -193,7 +205,7 @@ class Runner:
         """Whether an instance meets the hypotheses, by the tolerances of every trial."""
         nothing = replace(self.claim, function=lambda _: (0.0, "<=", 1.0))
         meets = evaluate(nothing, self.base(point), self.hypotheses, 1).valid[0]
-        return bool(meets) and bool(np.isfinite(self.sizes(point, STEPS)).all())
+        return bool(meets) and bool((self.sizes(point, STEPS) <= LARGEST).all())
 
     def sizes(self, point: Point, count: int) -> np.ndarray:
         """Sizes of the instance's ladder."""
@@ -249,10 +261,10 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
     seen: list[Course] = []
     for point in runner.points(ladders):
         for course in runner.courses(point, runner.sizes(point, STEPS), replicates):
-            if not (np.all(course.observed > 0) and np.all(course.stated > 0)):
-                if np.any((course.observed > 0) & (course.stated <= 0)):
-                    return replace(_summary(runner, [course], None), broken=record(runner, [course], replicates))
-                continue  # nothing against something: no order to fit
+            if course.is_nothing:
+                continue  # no order to fit
+            if np.any(course.stated <= 0):
+                return replace(_summary(runner, [course], None), broken=record(runner, [course], replicates))
             seen.append(course)
             if course.misses(relation) and (broken := _confirm(runner, course, replicates)):
                 return _summary(runner, [*seen, broken], record(runner, [broken], 4 * replicates))
@@ -261,11 +273,11 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
     worst = max(seen, key=lambda c: float(c.ratio.max()))
     if relation == "~" or any(h is getattr(runner.setting, "per_problem", None) for h in runner.hypotheses):
         return _summary(runner, seen, None)  # the constant may be anything: there is nothing to climb
-    ray: list[Course] = []
-    tops = []
-    for start in sorted(seen, key=lambda c: -float(c.ratio[0]))[: max(1, ladders // 8)]:
-        tops.append(_climb(runner, start, steps, replicates))
-        ray = ray or _ray(runner, tops[-1], replicates)
+    seen.sort(key=lambda c: -float(c.ratio[0]))
+    tops = [_climb(runner, start, steps, replicates) for start in seen[: max(1, ladders // 8)]]
+    # From what was climbed, and from what was drawn: at the top of a climb little more may have a value in float64.
+    most = float(seen[0].ratio[0])
+    ray = next(filter(None, (_ray(runner, c, replicates, most) for c in (*tops, *seen[:ladders]))), [])
     top = max(tops, key=lambda c: float(c.ratio[0]))
     constant = max(float(c.ratio.max()) for c in (worst, *tops, *ray))
     out = _summary(runner, seen, record(runner, ray, replicates) if ray else None)
@@ -273,10 +285,10 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
 
 
 def _confirm(runner: Runner, course: Course, replicates: int) -> Course | None:
-    """Look again, with fresh realisations, from where the ladder ended and two decades on."""
-    sizes = np.unique(np.round(course.sizes * 100))
+    """Look again, with fresh realisations, at larger sizes."""
+    sizes = np.unique(np.round(course.sizes * runner.setting.onwards))
     again = runner.courses(course.point, sizes, 4 * replicates)
-    if not again or not np.all(again[course.index].observed > 0):
+    if not again or again[course.index].is_nothing:
         return None
     return again[course.index] if again[course.index].misses(runner.claim.relation) else None
 
@@ -290,7 +302,7 @@ def _climb(runner: Runner, start: Course, steps: int, replicates: int) -> Course
         for k, v in best.point.raw.items():
             chosen = rng.random(v.shape) < rng.choice([0.2, 1.0])
             size = 0.1 + np.abs(v).max(initial=0)
-            raw[k] = v + chosen * length * size * rng.normal(size=v.shape)
+            raw[k] = np.clip(v + chosen * length * size * rng.normal(size=v.shape), -LIMIT, LIMIT)
         point = Point(best.point.shape, raw)
         if not runner.admits(point):
             continue
@@ -303,30 +315,49 @@ def _climb(runner: Runner, start: Course, steps: int, replicates: int) -> Course
     return best
 
 
-def _ray(runner: Runner, top: Course, replicates: int) -> list[Course]:
-    """Follow rays on which one row or column shrinks or grows by decades: does the ratio have a bound there?"""
-    for name, value in sorted(top.point.raw.items()):
-        for axis in (1, 2):
-            for i in range(value.shape[axis]):
-                for sign in (-1, 1):
-                    found = [top]
-                    for decade in (1, 2, 3):
-                        scaled = value.copy()
-                        scaled[(slice(None),) * axis + (i,)] *= 10.0 ** (sign * decade)
-                        point = Point(top.point.shape, top.point.raw | {name: scaled})
-                        if not runner.admits(point):
-                            break
-                        courses = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
-                        if not courses or not courses[top.index].ratio[0] > GROWTH * found[-1].ratio[0]:
-                            break
-                        found.append(courses[top.index])
-                    if len(found) == 4:
-                        return found
+def _ray(runner: Runner, start: Course, replicates: int, most: float) -> list[Course]:
+    """Follow rays on which a matrix, or one singular value of it, shrinks or grows.
+
+    Returns the courses of the first one along which the ratio grows without slowing down, beyond ``most``:
+    a ratio that merely rises to its bound slows down on the way, or stays below what was drawn elsewhere.
+    """
+    for name, value in sorted(start.point.raw.items()):
+        for part, factor in _parts(value[0]):
+            for sign in (-1, 1):
+                found = [start]
+                for step in range(1, RAY + 1):
+                    scaled = value + (factor ** (sign * step) - 1) * part
+                    point = Point(start.point.shape, start.point.raw | {name: scaled})
+                    if not runner.admits(point):
+                        break
+                    courses = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
+                    if not courses or not courses[start.index].ratio[0] > GROWTH * found[-1].ratio[0]:
+                        break
+                    found.append(courses[start.index])
+                if len(found) == RAY + 1 and _grows(found) and found[-1].ratio[0] > BEYOND * most:
+                    return found
     return []
 
 
+def _grows(courses: Sequence[Course]) -> bool:
+    """Whether the first ratios of courses along a ray grow at every step, and no more slowly at the end."""
+    steps = np.diff(np.log([float(c.ratio[0]) for c in courses]))
+    return bool(steps.min() > np.log(GROWTH) and steps[-1] > STEADY * steps.max())
+
+
+def _parts(value: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+    """The matrix, and each of its singular directions, with the factor of a step.
+
+    Smaller steps for single directions: condition numbers are clear to float64 over a few decades only.
+    """
+    yield value, 10.0
+    u, s, vt = np.linalg.svd(value, full_matrices=False)
+    for j in range(len(s) if len(s) > 1 else 0):
+        yield s[j] * np.outer(u[:, j], vt[j]), 4.0
+
+
 def _summary(runner: Runner, seen: Sequence[Course], broken: dict[str, Any] | None) -> Outcome:
-    good = [c for c in seen if np.all(c.observed > 0) and np.all(c.stated > 0)]
+    good = [c for c in seen if not c.is_nothing and np.all(c.stated > 0)]
     if not good:
         return Outcome(len(seen), runner.realisations, float("inf"), broken)
     worst = max(good, key=lambda c: float(c.ratio.max()))
@@ -436,9 +467,9 @@ def _contradiction(claim: Claim, courses: Sequence[Course]) -> str:
             return f"{claim.id}: the mean {m.observed:.6g} is {m.distance:.1f} standard errors off {m.stated:.6g}"
     elif len(courses) > 1:
         ratios = [float(c.ratio[0]) for c in courses]
-        if all(b > GROWTH * a for a, b in pairwise(ratios)):
+        if _grows(courses):
             return f"{claim.id}: observed over stated grows without bound: {', '.join(f'{r:.3g}' for r in ratios)}"
-    elif np.any((first.observed > 0) & (first.stated <= 0)):
+    elif not first.is_nothing and np.any(first.stated <= 0):
         return f"{claim.id}: something is observed where nothing is stated"
     elif first.misses(claim.relation):
         low, high = first.drift()

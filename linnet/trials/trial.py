@@ -173,7 +173,7 @@ def _run_ladder(claim: Claim, budget: Budget, seed: int) -> Verdict:
         runner = rates.Runner(claim, hypotheses, _stream(claim, seed))
         if order:
             return rates.try_order(runner, budget.ladders, budget.replicates, 2 * budget.steps)
-        return rates.try_expectation(runner, budget.ladders // 2, EXPECTED * budget.replicates)
+        return rates.try_expectation(runner, budget.ladders, EXPECTED * budget.replicates)
 
     found = attempt(claim.hypotheses)
     record, holds_if = found.broken, []

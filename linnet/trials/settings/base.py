@@ -84,6 +84,9 @@ class Ladder(Setting):
     drawn by ``at``, so many times over as a mean or a quantile needs.
     """
 
+    onwards = 100.0
+    """How much farther a ladder is followed before an exponent that misses is believed."""
+
     @abstractmethod
     def shape_from(self, fields: dict[str, Any]) -> Any:
         """Return the shape that has these fields, as they stand in a record."""
