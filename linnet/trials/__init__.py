@@ -4,6 +4,7 @@ from linnet.trials.algebra import (
     UndefinedError,
     activate,
     cond_sq,
+    hadamard,
     inner,
     op_norm_sq,
     positive_part,
@@ -11,6 +12,7 @@ from linnet.trials.algebra import (
     ratio,
     scalar,
     singular_values,
+    softmax,
     sq,
     sqrt,
     svd_r,
@@ -19,10 +21,11 @@ from linnet.trials.algebra import (
     where_positive,
 )
 from linnet.trials.claim import Claim, Comparison, Hypothesis, claim
-from linnet.trials.settings import Activated, Layer, Quadratic
+from linnet.trials.settings import Activated, Block, Layer, Quadratic
 
 __all__ = [
     "Activated",
+    "Block",
     "Claim",
     "Comparison",
     "Hypothesis",
@@ -32,6 +35,7 @@ __all__ = [
     "activate",
     "claim",
     "cond_sq",
+    "hadamard",
     "inner",
     "op_norm_sq",
     "positive_part",
@@ -39,6 +43,7 @@ __all__ = [
     "ratio",
     "scalar",
     "singular_values",
+    "softmax",
     "sq",
     "sqrt",
     "svd_r",
