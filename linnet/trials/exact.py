@@ -414,6 +414,8 @@ class ExactMatrix(Matrix):
 
 
 def _activation(name: str, x: fmpq | arb) -> fmpq | arb:
+    if x == 0:
+        return fmpq(int(name == "cos"))
     if name in ("relu", "leaky"):
         below = x / 4 if name == "leaky" else x * 0
         if isinstance(x, fmpq):
@@ -421,8 +423,6 @@ def _activation(name: str, x: fmpq | arb) -> fmpq | arb:
         if not (x > 0 or x < 0):
             raise InexactError("an activation's kink inside a ball")
         return x if x > 0 else below
-    if x == 0:
-        return fmpq(int(name == "cos"))
     ball = _ball(x)
     values = {
         "tanh": lambda: ball.tanh(),

@@ -18,6 +18,9 @@ from linnet.trials.settings.base import KINDS, Instance, Raw, Setting, constant,
 ACTIVATIONS = ("silu", "gelu", "relu")
 """Of a feed-forward block; gated by silu it is SwiGLU."""
 
+HEADS = ((1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 4), *[(4, 2)] * 7)
+"""Numbers of query and of key-value heads; the last, grouped-query attention, has most to say and is drawn most."""
+
 ROTARY: tuple[tuple[int, tuple[int, ...]], ...] = ((2, (1,)), (4, (1, 100)), (4, (1, 2)), (4, (1, 1)))
 """Widths of a head and periods of its planes: as in practice, nearer together, and equal."""
 
@@ -125,16 +128,32 @@ class AttentionView:
     def attention(self, head: int) -> Matrix:
         """What each token (row) draws from each token (column), (tokens, tokens)."""
         q = self.rotated(self.head(self.Q, head) @ self.x)
-        k = self.rotated(self.head(self.K, self.group(head)) @ self.x)
         width = constant(self.Q, [[self.width]]).trace()
-        return softmax(q.T @ k * (1 / sqrt(width)), self.causal)
+        return softmax(q.T @ self.keys[self.group(head)] * (1 / sqrt(width)), self.causal)
+
+    @cached_property
+    def keys(self) -> list[Matrix]:
+        """Keys of each key-value head, with their rotary embedding, (width, tokens)."""
+        return [self.rotated(self.head(self.K, g) @ self.x) for g in range(self.kv_heads)]
+
+    @cached_property
+    def values(self) -> list[Matrix]:
+        """Values of each key-value head, (width, tokens)."""
+        return [self.head(self.V, g) @ self.x for g in range(self.kv_heads)]
 
     def rotated(self, a: Matrix) -> Matrix:
         """Rotary embedding of queries or keys, (width, tokens)."""
         if not self.periods:
             return a
-        angles = constant(a, [[Fraction(t, p) for t in range(self.tokens)] for p in self.periods for _ in "cs"])
-        return hadamard(activate(angles, "cos"), a) + hadamard(activate(angles, "sin"), self.quarter_turn @ a)
+        cos, sin = self._turns
+        return hadamard(cos, a) + hadamard(sin, self.quarter_turn @ a)
+
+    @cached_property
+    def _turns(self) -> tuple[Matrix, Matrix]:
+        """Cosines and sines of every channel (row) at every token, (width, tokens) each."""
+        angles = [[Fraction(t, p) for t in range(self.tokens)] for p in self.periods for _ in range(2)]
+        turns = constant(self.x, angles)
+        return activate(turns, "cos"), activate(turns, "sin")
 
     @cached_property
     def quarter_turn(self) -> Matrix:
@@ -149,8 +168,7 @@ class AttentionView:
         """Output of the block, (model, tokens)."""
         total: Any = None
         for h in range(self.heads):
-            drawn = self.head(self.V, self.group(h)) @ self.x @ self.attention(h).T
-            part = self.head(self.O.T, h).T @ drawn
+            part = self.head(self.O.T, h).T @ (self.values[self.group(h)] @ self.attention(h).T)
             total = part if total is None else total + part
         return total
 
@@ -197,14 +215,15 @@ class AttentionView:
     @cached_property
     def value_maps(self) -> list[Matrix]:
         """A matrix for the values of each key-value head, (width, width); identities where the instance has none."""
-        return self._maps("value_maps")
+        return self.given_maps("value_maps")
 
     @cached_property
     def score_maps(self) -> list[Matrix]:
         """The same for the queries of a group; with rotary embedding what of it commutes with all rotations."""
-        return [self._commuting(a) if self.periods else a for a in self._maps("score_maps")]
+        return [self._commuting(a) if self.periods else a for a in self.given_maps("score_maps")]
 
-    def _maps(self, name: str) -> list[Matrix]:
+    def given_maps(self, name: str) -> list[Matrix]:
+        """The instance's matrices of this name, one for each key-value head; identities where it has none."""
         if name not in self._instance:
             return [
                 constant(self.Q, [[int(i == j) for j in range(self.width)] for i in range(self.width)])
@@ -214,7 +233,8 @@ class AttentionView:
     def _commuting(self, a: Matrix) -> Matrix:
         J = self.quarter_turn
         turned = (a - J @ a @ J) * Fraction(1, 2)
-        same = [[int(p == q) for q in self.periods for _ in "cs"] for p in self.periods for _ in "cs"]
+        channels = [p for p in self.periods for _ in range(2)]
+        same = [[int(p == q) for q in channels] for p in channels]
         return hadamard(turned, constant(a, same))
 
     def mapped(self) -> AttentionView:
@@ -394,7 +414,7 @@ class BlockSetting(Setting):
             hidden = int(rng.integers(1, 5))
             gated, activation = bool(rng.random() < 0.7), str(rng.choice(ACTIVATIONS))
             return FeedForwardShape(hidden, model, tokens, gated, activation, _permutation(hidden, rng), maps)
-        heads, kv_heads = ((1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (4, 2), (4, 4))[rng.integers(9)]
+        heads, kv_heads = HEADS[rng.integers(len(HEADS))]
         width, periods = int(rng.integers(1, 5)), Order()
         if rng.random() < 0.5:
             width, periods = ROTARY[rng.integers(len(ROTARY))]
@@ -443,24 +463,26 @@ class BlockSetting(Setting):
         self, shape: AttentionShape | FeedForwardShape, raw: dict[str, Matrix], imposed: Collection[str]
     ) -> Instance:
         # Maps are drawn as what they differ from the identity by: at zero, and mostly, they are invertible.
-        instance: Instance = {"kind": shape.kind, **raw, "order": list(shape.order)}
         if isinstance(shape, FeedForwardShape):
-            if shape.maps:
-                instance["gains"] = raw["gains"] + constant(raw["gains"], [[1]] * shape.hidden)
-            return instance | {"activation": shape.activation}
+            gains = {"gains": raw["gains"] + constant(raw["gains"], [[1]] * shape.hidden)} if shape.maps else {}
+            terms: Instance = {"activation": shape.activation, "order": list(shape.order)}
+            return {"kind": shape.kind} | terms | raw | gains
+        maps = {}
         if shape.maps:
             w = shape.width
             ones = constant(
                 raw["Q"], [[int(i == j) for j in range(w)] for _ in range(shape.kv_heads) for i in range(w)]
             )
-            instance |= {k: raw[k] + ones for k in ("value_maps", "score_maps")}
-        return instance | {
+            maps = {k: raw[k] + ones for k in ("value_maps", "score_maps")}
+        terms = {
             "heads": shape.heads,
             "kv_heads": shape.kv_heads,
+            "order": list(shape.order),
+            "channel_order": list(shape.channel_order),
             "periods": list(shape.periods),
             "causal": shape.causal,
-            "channel_order": list(shape.channel_order),
         }
+        return {"kind": shape.kind} | terms | raw | maps
 
     def view(self, instance: Instance) -> AttentionView | FeedForwardView:
         return AttentionView(instance) if instance["kind"] == "attention" else FeedForwardView(instance)
@@ -522,9 +544,9 @@ def _permutation(n: int, rng: np.random.Generator) -> Order:
 def _head_order(heads: int, kv_heads: int, rng: np.random.Generator) -> Order:
     """Any order, one that moves groups as wholes, or one within groups; the same where there are no groups."""
     size, how = heads // kv_heads, rng.random()
-    if how < 1 / 3:
+    if how < 1 / 2:
         return _permutation(heads, rng)
-    groups = _permutation(kv_heads, rng) if how < 2 / 3 or size == 1 else range(kv_heads)
+    groups = _permutation(kv_heads, rng) if how < 3 / 4 or size == 1 else range(kv_heads)
     return tuple(g * size + i for g in groups for i in _permutation(size, rng))
 
 
