@@ -9,8 +9,20 @@ from flint import arb, fmpq, fmpq_mat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linnet.errors import ClaimError
 from linnet.trials import UndefinedError
-from linnet.trials.algebra import FloatMatrix, cond_sq, op_norm_sq, positive_part, ratio, tail_sq
+from linnet.trials.algebra import (
+    ACTIVATIONS,
+    FloatMatrix,
+    activate,
+    cond_sq,
+    hadamard,
+    op_norm_sq,
+    positive_part,
+    ratio,
+    softmax,
+    tail_sq,
+)
 from linnet.trials.exact import (
     Base,
     Exact,
@@ -292,3 +304,69 @@ def test_what_stays_irrational_says_so():
     for act in (root.root, lambda: root.kron(root), both.pinv, lambda: both.truncated(1)):
         with pytest.raises(InexactError):
             act()
+
+
+# --- entry by entry ------------------------------------------------------------------------------
+
+
+@given(st.data())
+def test_entrywise_functions_agree_in_both_arithmetics(data):
+    a = data.draw(integer_matrices()) * Fraction(1, data.draw(st.sampled_from([1, 2, 3])))
+    b = data.draw(integer_matrices(m=a.shape[0], n=a.shape[1]))
+    fa, fb = FloatMatrix(dense(a)), FloatMatrix(dense(b))
+    for x, y, fx, fy in [(a, b, fa, fb), (activate(a, "tanh"), b, activate(fa, "tanh"), fb)]:  # rational, and balls
+        np.testing.assert_allclose(dense(hadamard(x, y)), hadamard(fx, fy).values, atol=1e-12)
+        np.testing.assert_allclose(hadamard(fx, fy).values, fx.values * fy.values)
+        for causal in (False, True):
+            np.testing.assert_allclose(dense(softmax(x, causal)), softmax(fx, causal).values, atol=1e-12)
+        for name in ACTIVATIONS:
+            np.testing.assert_allclose(dense(activate(x, name)), activate(fx, name).values, atol=1e-12)
+
+
+def test_entrywise_functions_are_what_their_names_say():
+    v = np.array([[-3.0, 0.0, 2.0], [1.0, 1.0, 40.0]])
+    powers = np.exp(v)
+    np.testing.assert_allclose(softmax(FloatMatrix(v)).values, powers / powers.sum(axis=1, keepdims=True))
+    lower = powers * np.tri(2, 3)
+    np.testing.assert_allclose(softmax(FloatMatrix(v), True).values, lower / lower.sum(axis=1, keepdims=True))
+    for name, f in [("silu", lambda x: x / (1 + np.exp(-x))), ("cos", np.cos), ("sin", np.sin)]:
+        np.testing.assert_allclose(activate(FloatMatrix(v), name).values, f(v), atol=1e-15)
+
+
+def test_what_is_rational_stays_rational():
+    a = ExactMatrix.of([[Fraction(1, 3), 2, 5]])
+    assert [str(x) for x in softmax(ExactMatrix.of([[2, 2, 2]])).core.entries()] == ["1/3"] * 3
+    assert [str(x) for x in softmax(ExactMatrix.of([[5, 7], [0, 0]]), causal=True).core.entries()] == [
+        "1",
+        "0",
+        "1/2",
+        "1/2",
+    ]
+    assert [str(x) for x in hadamard(a, a).core.entries()][-3:] == ["1/9", "4", "25"]
+    zero = ExactMatrix.of([[0]])
+    assert [str(activate(zero, name).core[0, 0]) for name in ("silu", "sin", "cos")] == ["0", "0", "1"]
+
+
+def test_softmax_stands_large_scores():
+    exact = softmax(ExactMatrix.of([[10**6, 0], [-(10**6), 0]]))
+    np.testing.assert_allclose(dense(exact), [[1, 0], [0, 1]])
+    assert all(Exact(exact.core[i, 1 - (i == 1)]).sign() == 1 for i in range(2)), "small, but certainly positive"
+    np.testing.assert_allclose(softmax(FloatMatrix(np.array([[1e6, 0.0], [-1e6, 0.0]]))).values, [[1, 0], [0, 1]])
+
+
+def test_entrywise_functions_of_what_has_no_value_have_none():
+    v = np.array([[[1.0, np.nan], [0.0, 1.0]], [[1.0, 2.0], [0.0, 1.0]]])
+    for causal in (False, True):
+        out = softmax(FloatMatrix(v), causal).values
+        assert np.isnan(out[0]).all()
+        assert np.isfinite(out[1]).all()
+    assert np.isnan(hadamard(FloatMatrix(v), FloatMatrix(np.zeros((2, 2, 2)))).values[0, 0, 1])
+    for name in ACTIVATIONS:
+        assert np.isnan(activate(FloatMatrix(v), name).values[0, 0, 1])
+
+
+def test_entrywise_products_do_not_stretch():
+    with pytest.raises(ClaimError, match="fit"):
+        hadamard(ExactMatrix.of([[1, 2]]), ExactMatrix.of([[1], [2]]))
+    with pytest.raises(ClaimError, match="fit"):
+        hadamard(FloatMatrix(np.ones((1, 2))), FloatMatrix(np.ones((2, 1))))

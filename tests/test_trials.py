@@ -19,6 +19,7 @@ from linnet.trials.claim import claims_in_file, installed_claims, select
 from linnet.trials.judge import judge
 from linnet.trials.search import Tally
 from linnet.trials.settings.activated import ActivatedShape
+from linnet.trials.settings.block import AttentionShape, FeedForwardShape
 from linnet.trials.settings.layer import LayerShape
 from linnet.trials.settings.quadratic import QuadraticShape
 from linnet.trials.trial import BUDGETS, Budget, run
@@ -142,6 +143,14 @@ def test_a_tie_has_no_truncation_and_does_not_count():
     assert "tie" in found.reason
 
 
+def small_block(widths):
+    """Two numbers: attention with two heads; three: feed-forward. With maps; what can be swapped is."""
+    n, swapped = len(widths), (1, 0) if widths[0] == 2 else (0,)
+    if n == 3:
+        return FeedForwardShape(*widths, gated=True, activation="silu", order=swapped, maps=True)
+    return AttentionShape(2, 1, widths[0], widths[1], 2, (1,) * (widths[0] // 2), True, (1, 0), swapped, True)
+
+
 @pytest.mark.parametrize("id", sorted(INSTALLED))
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1), (2, 1), (1, 2), (2, 2, 2)], ids=str)
 def test_nothing_breaks_where_everything_is_zero_or_identity(id, shape):
@@ -150,6 +159,7 @@ def test_nothing_breaks_where_everything_is_zero_or_identity(id, shape):
         "layer": LayerShape(shape, len(shape) - 2, 1, (0,), shape[0], shape[0], 1),
         "quadratic": QuadraticShape(shape[0], 1),
         "activated": ActivatedShape(shape, 1, "leaky", "spectral"),
+        "block": small_block(shape),
     }[found.setting.name]
     sizes = found.setting.parameters(where)
     imposed = frozenset(h.impose for h in found.hypotheses if h.impose)
@@ -198,6 +208,10 @@ EXPECTED = {
     "liu2025/theorem-4-a": "refuted",
     "liu2025/theorem-4-b": "holds-if",
     "liu2025/theorem-4-c": "refuted",
+    "yang2024/coupled-permutation": "holds-if",
+    "yang2024/coupled-permutation-channels": "holds-if",
+    "yang2024/coupled-permutation-multi-head": "holds",
+    "yang2024/coupled-permutation-with-keys": "holds-if",
     "yang2024/eq-13": "holds",
     "yang2024/eq-14": "holds",
     "yang2024/eq-14-theorem": "holds",

@@ -4,6 +4,7 @@ from linnet.trials.algebra import (
     UndefinedError,
     activate,
     cond_sq,
+    hadamard,
     inner,
     op_norm,
     op_norm_sq,
@@ -12,6 +13,7 @@ from linnet.trials.algebra import (
     ratio,
     scalar,
     singular_values,
+    softmax,
     sq,
     sqrt,
     svd_r,
@@ -20,15 +22,17 @@ from linnet.trials.algebra import (
     where_positive,
 )
 from linnet.trials.claim import Claim, Comparison, Hypothesis, claim
-from linnet.trials.settings import Activated, Estimator, Layer, Quadratic, Sampled, Wide
+from linnet.trials.settings import Activated, Block, Estimator, Layer, Quadratic, Sampled, Wide
 
 __all__ = [
     "Activated",
+    "Block",
     "Claim",
     "Comparison",
     "Estimator",
     "Hypothesis",
     "Layer",
+    "Parametrisation",
     "Quadratic",
     "Sampled",
     "UndefinedError",
@@ -36,6 +40,7 @@ __all__ = [
     "activate",
     "claim",
     "cond_sq",
+    "hadamard",
     "inner",
     "op_norm",
     "op_norm_sq",
@@ -44,6 +49,7 @@ __all__ = [
     "ratio",
     "scalar",
     "singular_values",
+    "softmax",
     "sq",
     "sqrt",
     "svd_r",

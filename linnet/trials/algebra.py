@@ -105,6 +105,14 @@ class Matrix(ABC):
         """An activation of every entry; see ``activate``."""
 
     @abstractmethod
+    def hadamard(self, other: Any) -> Self:
+        """Entrywise product."""
+
+    @abstractmethod
+    def softmax(self, causal: bool = False) -> Self:
+        """Softmax of every row; see ``softmax``."""
+
+    @abstractmethod
     def truncated(self, r: int) -> Self:
         """Best rank-``r`` approximation; undefined where the r-th and next singular values tie."""
 
@@ -141,14 +149,27 @@ def svd_r(x: Matrix, r: int) -> Any:
     return x.truncated(r)
 
 
-ACTIVATIONS = ("identity", "relu", "leaky", "tanh", "gelu")
+ACTIVATIONS = ("identity", "relu", "leaky", "tanh", "gelu", "silu", "cos", "sin")
 
 
 def activate(x: Matrix, name: str) -> Any:
-    """Activation of every entry: identity, relu, leaky (slope 1/4 below zero), tanh, gelu (x Phi(x))."""
+    """Activation of every entry: identity, relu, leaky (slope 1/4 below zero), tanh, gelu (x Phi(x)).
+
+    And silu (x / (1 + e^-x)), cos, sin.
+    """
     if name not in ACTIVATIONS:
         raise ClaimError(f"activation {name!r}; give one of {', '.join(ACTIVATIONS)}")
     return x.activated(name)
+
+
+def hadamard(x: Matrix, y: Matrix) -> Any:
+    """Entrywise product of two matrices of one shape."""
+    return x.hadamard(y)
+
+
+def softmax(x: Matrix, causal: bool = False) -> Any:
+    """Softmax of every row: e^(x_ij) over the row's sum of them; ``causal``: of the entries j <= i, others 0."""
+    return x.softmax(causal)
 
 
 def tail_sq(x: Matrix, r: int) -> Scalar:
@@ -329,7 +350,7 @@ class FloatMatrix(Matrix):
         return list(np.moveaxis(s * s, -1, 0))
 
     def activated(self, name: str) -> FloatMatrix:
-        from scipy.special import ndtr
+        from scipy.special import expit, ndtr
 
         v = self.values
         with np.errstate(over="ignore", invalid="ignore"):
@@ -339,8 +360,21 @@ class FloatMatrix(Matrix):
                 "leaky": lambda: np.where(v > 0, v, v / 4),
                 "tanh": lambda: np.tanh(v),
                 "gelu": lambda: v * ndtr(v),
+                "silu": lambda: v * expit(v),
+                "cos": lambda: np.cos(v),
+                "sin": lambda: np.sin(v),
             }[name]()
-        return FloatMatrix(out, self.size)
+        return FloatMatrix(out, None if name == "cos" else self.size)  # cos(0) = 1: not bounded by its argument
+
+    def hadamard(self, other: FloatMatrix) -> FloatMatrix:
+        return FloatMatrix(self.values * self._like(other, "times, entrywise,"), self.size * other.size)
+
+    def softmax(self, causal: bool = False) -> FloatMatrix:
+        shown = np.tril(np.ones(self.shape, dtype=bool)) if causal else np.ones(self.shape, dtype=bool)
+        v = np.where(shown, _finite(self.values), -np.inf)
+        e = np.exp(v - v.max(axis=-1, keepdims=True))
+        out = e / e.sum(axis=-1, keepdims=True)
+        return FloatMatrix(np.where(self._has_value[..., None, None], out, np.nan))
 
     def truncated(self, r: int) -> FloatMatrix:
         u, s, vt = la.svd(_finite(self.values))

@@ -373,10 +373,21 @@ class ExactMatrix(Matrix):
         core = self._dense
         if name == "identity":
             return self
-        entries: list[Any] = [_activation(name, x) for x in core.entries()]
-        if all(isinstance(x, fmpq) for x in entries):
-            return ExactMatrix(fmpq_mat(core.nrows(), core.ncols(), entries))
-        return ExactMatrix(arb_mat(core.nrows(), core.ncols(), [_ball(x) for x in entries]))
+        return _of_entries(*self.shape, [_activation(name, x) for x in core.entries()])
+
+    def hadamard(self, other: ExactMatrix) -> ExactMatrix:
+        if self.shape != other.shape:
+            raise ClaimError(f"shapes do not fit: {self.shape} times, entrywise, {other.shape}")
+        a, b = self._dense, other._dense
+        return _of_entries(*self.shape, [x * y for x, y in zip(*_alike(a, b), strict=True)])
+
+    def softmax(self, causal: bool = False) -> ExactMatrix:
+        core, (rows, columns) = self._dense, self.shape
+        entries: list[Any] = []
+        for i in range(rows):
+            shown = range(min(i + 1, columns) if causal else columns)
+            entries += [*_softmax([core[i, j] for j in shown]), *[fmpq(0)] * (columns - len(shown))]
+        return _of_entries(rows, columns, entries)
 
     def truncated(self, r: int) -> ExactMatrix:
         if self.left is not None and self.right is not None:
@@ -403,6 +414,8 @@ class ExactMatrix(Matrix):
 
 
 def _activation(name: str, x: fmpq | arb) -> fmpq | arb:
+    if x == 0:
+        return fmpq(int(name == "cos"))
     if name in ("relu", "leaky"):
         below = x / 4 if name == "leaky" else x * 0
         if isinstance(x, fmpq):
@@ -411,9 +424,25 @@ def _activation(name: str, x: fmpq | arb) -> fmpq | arb:
             raise InexactError("an activation's kink inside a ball")
         return x if x > 0 else below
     ball = _ball(x)
-    if name == "tanh":
-        return fmpq(0) if x == 0 else ball.tanh()
-    return fmpq(0) if x == 0 else ball * (1 + (ball / arb(2).sqrt()).erf()) / 2
+    values = {
+        "tanh": lambda: ball.tanh(),
+        "gelu": lambda: ball * (1 + (ball / arb(2).sqrt()).erf()) / 2,
+        "silu": lambda: ball / (1 + (-ball).exp()),
+        "cos": lambda: ball.cos(),
+        "sin": lambda: ball.sin(),
+    }
+    return values[name]()
+
+
+def _softmax(row: list[Any]) -> list[fmpq | arb]:
+    """Softmax of a row; equal rationals have equal, rational shares."""
+    if all(isinstance(x, fmpq) and x == row[0] for x in row):
+        return [fmpq(1, len(row))] * len(row)
+    balls = [_ball(x) for x in row]
+    top = max(range(len(row)), key=lambda j: balls[j].mid())  # any entry would do: the largest keeps the others small
+    powers = [arb(1) if j == top else (x - balls[top]).exp() for j, x in enumerate(balls)]
+    total = sum(powers, arb(0))
+    return [p / total for p in powers]
 
 
 # --- rational linear algebra ---------------------------------------------------------------------
@@ -514,6 +543,18 @@ def _ball(x: fmpq | arb) -> arb:
 
 def _balls(a: fmpq_mat | arb_mat) -> arb_mat:
     return a if isinstance(a, arb_mat) else arb_mat(a)
+
+
+def _alike(a: fmpq_mat | arb_mat, b: fmpq_mat | arb_mat) -> tuple[list[Any], list[Any]]:
+    """Entries of both, all rational or all balls."""
+    rational_both = isinstance(a, fmpq_mat) and isinstance(b, fmpq_mat)
+    return (a.entries(), b.entries()) if rational_both else (_balls(a).entries(), _balls(b).entries())
+
+
+def _of_entries(rows: int, columns: int, entries: list[Any]) -> ExactMatrix:
+    if all(isinstance(x, fmpq) for x in entries):
+        return ExactMatrix(fmpq_mat(rows, columns, entries))
+    return ExactMatrix(arb_mat(rows, columns, [_ball(x) for x in entries]))
 
 
 def _mul(a: Any, b: Any) -> Any:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from linnet.trials.algebra import ACTIVATIONS, Matrix, activate, op_norm_sq, sq, sqrt, where_positive
+from linnet.trials.algebra import Matrix, activate, op_norm_sq, sq, sqrt, where_positive
 from linnet.trials.claim import Hypothesis
 from linnet.trials.settings.base import KINDS, Instance, Raw, Setting, draw_matrices
 
-LIPSCHITZ: dict[str, Any] = dict.fromkeys(ACTIVATIONS, 1) | {"gelu": Fraction(112890415, 10**8)}
-"""Lipschitz constants; GELU's is Phi(2^(1/2)) + 2^(1/2) phi(2^(1/2)), rounded up."""
+LIPSCHITZ: dict[str, Any] = {"identity": 1, "relu": 1, "leaky": 1, "tanh": 1, "gelu": Fraction(112890415, 10**8)}
+"""The activations, with Lipschitz constants; GELU's is Phi(2^(1/2)) + 2^(1/2) phi(2^(1/2)), rounded up."""
 
 NORMS: dict[str, Callable[[Matrix], Any]] = {
     "spectral": lambda a: sqrt(op_norm_sq(a)),
@@ -131,7 +131,7 @@ class ActivatedSetting(Setting):
         widths = tuple(int(d) for d in rng.integers(1, 5, size=depth + 1))
         widths = (*widths[:-1], 1) if rng.random() < 0.3 else widths
         n = 1 if rng.random() < 0.6 else int(rng.integers(1, 5))
-        return ActivatedShape(widths, n, str(rng.choice(ACTIVATIONS)), str(rng.choice(list(NORMS))))
+        return ActivatedShape(widths, n, str(rng.choice(list(LIPSCHITZ))), str(rng.choice(list(NORMS))))
 
     def small_shapes(self) -> Iterator[ActivatedShape]:
         shapes = [
@@ -144,7 +144,7 @@ class ActivatedSetting(Setting):
         yield from sorted(shapes, key=self.size)
 
     def size(self, shape: ActivatedShape) -> tuple[int, ...]:
-        return (sum(shape.widths), len(shape.widths), shape.n, ACTIVATIONS.index(shape.activation))
+        return (sum(shape.widths), len(shape.widths), shape.n, list(LIPSCHITZ).index(shape.activation))
 
     def parameters(self, shape: ActivatedShape) -> dict[str, tuple[int, int]]:
         w = shape.widths
@@ -175,8 +175,8 @@ class ActivatedSetting(Setting):
     def defects(self, instance: Instance) -> list[str]:
         weights, increments, x = instance["weights"], instance["increments"], instance["x"]
         out = []
-        if instance["activation"] not in ACTIVATIONS:
-            out.append(f"activation {instance['activation']!r} is none of {', '.join(ACTIVATIONS)}")
+        if instance["activation"] not in LIPSCHITZ:
+            out.append(f"activation {instance['activation']!r} is none of {', '.join(LIPSCHITZ)}")
         if instance["norm"] not in NORMS:
             out.append(f"norm {instance['norm']!r} is none of {', '.join(NORMS)}")
         if not weights or [w.shape for w in weights] != [d.shape for d in increments]:

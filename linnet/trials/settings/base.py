@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -145,7 +145,7 @@ def _draw(kind: str, count: int, m: int, n: int, rng: np.random.Generator) -> np
     return g
 
 
-def constant(like: Matrix, rows: list[list[float]]) -> Matrix:
+def constant(like: Matrix, rows: Sequence[Sequence[float | Fraction]]) -> Matrix:
     """Return a fixed matrix in the arithmetic of ``like``."""
     if isinstance(like, FloatMatrix):
         return FloatMatrix(np.asarray(rows, dtype=float))
