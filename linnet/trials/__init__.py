@@ -19,7 +19,7 @@ from linnet.trials.algebra import (
     where_positive,
 )
 from linnet.trials.claim import Claim, Comparison, Hypothesis, claim
-from linnet.trials.settings import Activated, Layer, Quadratic
+from linnet.trials.settings import Activated, Layer, Parametrisation, Quadratic
 
 __all__ = [
     "Activated",
@@ -27,6 +27,7 @@ __all__ = [
     "Comparison",
     "Hypothesis",
     "Layer",
+    "Parametrisation",
     "Quadratic",
     "UndefinedError",
     "activate",
