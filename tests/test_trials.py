@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 
 from linnet.errors import ClaimError, DataError
-from linnet.trials import Comparison, Hypothesis, Layer, Quadratic, claim, scalar, sq, sqrt, svd_r, trace
+from linnet.trials import (
+    Comparison,
+    Hypothesis,
+    Layer,
+    Parametrisation,
+    Quadratic,
+    claim,
+    scalar,
+    sq,
+    sqrt,
+    svd_r,
+    trace,
+)
 from linnet.trials import ledger as ledgers
 from linnet.trials.algebra import FloatMatrix
 from linnet.trials.certificate import certificate, check, read
@@ -20,6 +32,7 @@ from linnet.trials.judge import judge
 from linnet.trials.search import Tally
 from linnet.trials.settings.activated import ActivatedShape
 from linnet.trials.settings.layer import LayerShape
+from linnet.trials.settings.parametrisation import ParametrisationShape, lora_shape
 from linnet.trials.settings.quadratic import QuadraticShape
 from linnet.trials.trial import BUDGETS, Budget, run
 
@@ -146,10 +159,12 @@ def test_a_tie_has_no_truncation_and_does_not_count():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1), (2, 1), (1, 2), (2, 2, 2)], ids=str)
 def test_nothing_breaks_where_everything_is_zero_or_identity(id, shape):
     found = INSTALLED[id]
+    maps = [ParametrisationShape("curve", sum(shape), len(shape)), lora_shape(shape[0], shape[1], 1)]
     where = {
         "layer": LayerShape(shape, len(shape) - 2, 1, (0,), shape[0], shape[0], 1),
         "quadratic": QuadraticShape(shape[0], 1),
         "activated": ActivatedShape(shape, 1, "leaky", "spectral"),
+        "parametrisation": maps[Parametrisation.lora in found.hypotheses],
     }[found.setting.name]
     sizes = found.setting.parameters(where)
     imposed = frozenset(h.impose for h in found.hypotheses if h.impose)
@@ -184,6 +199,7 @@ EXPECTED = {
     "liu2025/eq-45": "refuted",
     "liu2025/eq-47": "refuted",
     "liu2025/eq-47-energy": "holds-if",
+    "liu2025/eq-50-lora": "holds-if",
     "liu2025/eq-53": "refuted",
     "liu2025/eq-53-energy": "holds-if",
     "liu2025/eq-56": "refuted",
@@ -191,6 +207,12 @@ EXPECTED = {
     "liu2025/eq-64": "refuted",
     "liu2025/eq-65": "refuted",
     "liu2025/eq-66": "refuted",
+    "liu2025/theorem-1-inclusion-adapter": "holds-if",
+    "liu2025/theorem-1-strict-functions": "refuted",
+    "liu2025/theorem-1-strict-functions-lora": "refuted",
+    "liu2025/theorem-1-submanifold": "refuted",
+    "liu2025/theorem-1-submanifold-lora": "refuted",
+    "liu2025/theorem-1-submanifold-lora-true-dimension": "holds-if",
     "liu2025/theorem-2": "refuted",
     "liu2025/theorem-2-depth": "holds-if",
     "liu2025/theorem-2-product": "refuted",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -16,10 +15,11 @@ from linnet.trials.algebra import Matrix, inner, rank, scalar, sq, sqrt, tail_sq
 from linnet.trials.claim import Hypothesis
 from linnet.trials.settings.base import KINDS, Instance, Raw, Setting, constant, draw_matrices
 
-KINDS_OF_MAPS = ("linear", "curve", "lora")
+FORMULAS = {"linear": "P Phi", "curve": "(t^2 - s)(alpha + t beta) + N y", "lora": "U V^T"}
+"""What a kind of map is called in an instance."""
 
-STENCIL = {0: Fraction(-490, 180), 1: Fraction(270, 180), 2: Fraction(-27, 180), 3: Fraction(2, 180)}
-"""Second derivative at 0 from the values at -3, ..., 3: no error for polynomials of degree up to 7."""
+STENCIL = {0: -490, 1: 270, 2: -27, 3: 2}
+"""180 times the second derivative at 0 from the values at -3, ..., 3: no error for polynomials of degree up to 7."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Map(ABC):
 
     @abstractmethod
     def embedded(self) -> list[Any]:
-        """Comparisons that hold iff g is an immersion with a smooth left inverse near its image."""
+        """Comparisons under which g has full rank, and a rational left inverse near its image: ``recovered``."""
 
     @abstractmethod
     def recovered(self, theta: Matrix) -> tuple[Matrix, Any]:
@@ -84,8 +84,8 @@ class Map(ABC):
         """Return a number that is 0 wherever theta is in the image, and positive somewhere if k < d; and its unit."""
 
     @abstractmethod
-    def probes(self) -> list[Matrix]:
-        """Return points of R^d, at one of which ``misses`` is positive if k < d."""
+    def unreached(self) -> Any:
+        """Return a number that is positive only if ``misses`` is positive somewhere in R^d, and is so if k < d."""
 
 
 class _Plain(Map):
@@ -130,24 +130,22 @@ class Linear(_Plain):
     def misses(self, theta: Matrix) -> tuple[Any, Any]:
         return sq(theta - self.P.projector() @ theta), sq(theta)
 
-    def probes(self) -> list[Matrix]:
-        return _basis(self.P)
+    def unreached(self) -> Any:
+        return self.d - rank(self.P)  # what e_1, ..., e_d miss, in sum
 
 
 class Curve(_Plain):
     """g(t, y) = (t^2 - s)(alpha + t beta) + N y: a plane cubic, and k - 1 straight directions.
 
-    With x = t^2 - s and w = t x along alpha and beta the image is w^2 = x^2 (x + s). Let alpha, beta and N be
-    linearly independent. For s > 0 the derivative vanishes nowhere, and the curve meets itself at t = -s^(1/2)
-    and s^(1/2) (a node); for s = 0 it has a cusp; for s < 0 it is embedded, t = w / x being a left inverse.
-    If they are dependent the derivative has a rank below k somewhere: modulo N it is 2 t alpha + (3 t^2 - s) beta,
-    which on a line has a real root. So the rank is k everywhere iff rank [alpha beta N] = k + 1 and s is not 0.
+    Let alpha, beta and N be linearly independent: with x = t^2 - s and w = t x along alpha and beta the image is
+    w^2 = x^2 (x + s). For s > 0 the derivative vanishes nowhere, and the curve meets itself at t = -s^(1/2) and
+    s^(1/2) (a node); for s = 0 it has a cusp; for s < 0 it is embedded, t = w / x being a left inverse.
     """
 
     def __init__(self, instance: Instance) -> None:
         self.alpha: Matrix = instance["alpha"]
         self.beta: Matrix = instance["beta"]
-        self.N: list[Matrix] = instance["N"]
+        self.N: list[Matrix] = instance.get("N", [])
         self.s: Any = scalar(instance["s"])
         self.d, self.k = self.alpha.shape[0], len(self.N) + 1
 
@@ -181,7 +179,15 @@ class Curve(_Plain):
         return (first @ first.T) * inner(weight, self.alpha * 2 + self.beta * (6 * t))
 
     def full_rank(self) -> list[Any]:
-        return [(rank(self.frame), "==", self.k + 1), (self.s * self.s, ">", 0)]
+        # Modulo N the derivative by t is 2 t a + (3 t^2 - s) b. It has a zero iff t = s = 0, where a and b are
+        # independent; on a line, iff the quadratic 3 b t^2 + 2 a t - s b has a real root.
+        a, b, straight = self.alpha, self.beta, []
+        if self.N:
+            n = _side_by_side(self.N)
+            a, b = (x - n.projector() @ x for x in (a, b))
+            straight = [(rank(n), "==", self.k - 1)]
+        rootless = -(sq(a) + 3 * self.s * sq(b))
+        return [*straight, (where_positive(rank(self.frame) - self.k, self.s * self.s, rootless), ">", 0)]
 
     def embedded(self) -> list[Any]:
         return [(rank(self.frame), "==", self.k + 1), (self.s, "<", 0)]
@@ -202,9 +208,11 @@ class Curve(_Plain):
         size = sqrt(sq(self.frame_inverse) * sq(theta)) + abs(self.s)
         return flat + where_positive(rank(self.frame) - self.k, off * off, 0), sq(theta) + size**4 + size**6
 
-    def probes(self) -> list[Matrix]:
-        # At x = -(s^2 + s + 1), w = 0: the cubic is x^2 (s^2 + 1), at least 9/16.
-        return [*_basis(self.alpha), self.alpha * -(self.s * self.s + self.s + 1)]
+    def unreached(self) -> Any:
+        # Off the span of the frame, e_1, ..., e_d miss d - rank in sum. Within it, where x = -(s^2 + s + 1) and w = 0,
+        # the cubic is x^2 (s^2 + 1), at least 9/16.
+        beyond = self.alpha * -(self.s * self.s + self.s + 1)
+        return self.d - rank(self.frame) + self.misses(beyond)[0]
 
 
 class Lora(Map):
@@ -255,8 +263,8 @@ class Lora(Map):
     def misses(self, theta: Matrix) -> tuple[Any, Any]:
         return tail_sq(theta.reshape(self.m, self.n), self.r), sq(theta)
 
-    def probes(self) -> list[Matrix]:
-        return []
+    def unreached(self) -> Any:
+        return min(self.m, self.n) - self.r  # what the identity, with min(m, n) singular values 1, misses
 
 
 class ParametrisationView:
@@ -275,7 +283,7 @@ class ParametrisationView:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
-        self.kind: str = instance["kind"]
+        self.kind: str = _kind(instance)
         self.g: Any = MAPS[self.kind](instance)
         self.d: int = self.g.d
         self.k: int = self.g.k
@@ -347,29 +355,29 @@ class ParametrisationView:
         return self.g.column(self.direction)
 
     @cached_property
+    def _along(self) -> list[tuple[int, Matrix]]:
+        """h and g(Phi + h direction), h = -3, ..., 3."""
+        return [(h, self.g.value(self.g.moved(self.at, self.direction, h))) for h in range(-3, 4)]
+
+    @cached_property
     def second_derivative(self) -> Any:
         """Of the loss at g(Phi + h direction) by h, at h = 0: from seven values of the loss, and no formula."""
-        return sum(weight * loss for weight, loss in self._stencil)
+        out: Any = 0
+        for h, theta in self._along:
+            out = out + STENCIL[abs(h)] * self.loss(theta)
+        return out / 180
 
     @cached_property
     def second_derivative_scale(self) -> Any:
         """Size of what the second derivative is a sum of, the unit of its margin."""
-        slope, step = sqrt(sq(self.grad)), 1 + sqrt(sq(self.H))
-        out = 0
-        for h in range(-3, 4):
-            size = sqrt(sq(self.g.value(self.g.moved(self.at, self.direction, h))))
-            out = out + size * slope + size * size * step
+        slope, bend, out = sqrt(sq(self.grad)), 1 + sqrt(sq(self.H)), 0
+        for _, theta in self._along:
+            size = sqrt(sq(theta))
+            out = out + size * slope + size * size * bend
         return out
 
-    @cached_property
-    def _stencil(self) -> list[tuple[Any, Any]]:
-        losses = [(w, self.loss(self.g.moved(self.at, self.direction, h)))
-                  for j, w in STENCIL.items() for h in sorted({-j, j})]  # fmt: skip
-        return [(float(w), x) if isinstance(x, np.ndarray) else (w, x) for w, x in losses]
-
-    def loss(self, point: Any) -> Any:
-        """Loss at theta_0 + g(point), relative to theta_0."""
-        theta = self.g.value(point)
+    def loss(self, theta: Matrix) -> Any:
+        """Loss at theta, relative to theta_0."""
         return inner(self.grad, theta) + inner(theta, self.H @ theta) / 2
 
     def form(self, matrix: Matrix) -> Any:
@@ -388,18 +396,21 @@ class ParametrisationView:
 
     @cached_property
     def unreached(self) -> Any:
-        """Sum over some points of R^d of how far they are off the image; positive iff one of them is."""
-        if self.kind == "lora":  # the identity is off by the number of its singular values after the r-th
-            return min(self.g.m, self.g.n) - self.g.r
-        return sum(self.g.misses(theta)[0] for theta in self.g.probes())
+        """Positive if some explicit point of R^d is off the image; see the maps."""
+        return self.g.unreached()
 
 
 MAPS: dict[str, Any] = {"linear": Linear, "curve": Curve, "lora": Lora}
 
 
+def _kind(instance: Instance) -> str:
+    """ "linear", "curve" or "lora"."""
+    return next(kind for kind, formula in FORMULAS.items() if formula == instance["g"])
+
+
 def _full(s: ParametrisationShape) -> bool:
     """Whether the Jacobian can have rank k at every point."""
-    return s.kind != "lora" and s.k + (s.kind == "curve") <= s.d
+    return s.kind != "lora" and s.k <= s.d
 
 
 class ParametrisationSetting(Setting):
@@ -413,7 +424,9 @@ class ParametrisationSetting(Setting):
         "g has full rank: its Jacobian has rank k at every point of R^k", lambda v: v.g.full_rank(), shape=_full
     )
     embedded = Hypothesis(
-        "g has full rank, and a smooth left inverse near its image", lambda v: v.g.embedded(), shape=_full
+        "g is P Phi with rank P = k, or the cubic with independent alpha, beta, N and s < 0",
+        lambda v: v.g.embedded(),
+        shape=lambda s: _full(s) and s.k + (s.kind == "curve") <= s.d,
     )
     meeting = Hypothesis("g(Phi) = g(Phi')", lambda v: [(v.value, "==", v.other_value)], impose="meeting")
     lora = Hypothesis("g(U, V) = U V^T", lambda v: [(v.kind == "lora", "==", 1)], shape=lambda s: s.kind == "lora")
@@ -431,7 +444,7 @@ class ParametrisationSetting(Setting):
     )
 
     def random_shape(self, rng: np.random.Generator) -> ParametrisationShape:
-        kind = str(rng.choice(KINDS_OF_MAPS, p=[0.2, 0.4, 0.4]))
+        kind = str(rng.choice(list(FORMULAS), p=[0.2, 0.4, 0.4]))
         if kind == "lora":
             m, n = 9, 9
             while m * n > 9:
@@ -446,7 +459,7 @@ class ParametrisationSetting(Setting):
         yield from sorted([*plain, *(lora_shape(*mnr) for mnr in sides)], key=self.size)
 
     def size(self, shape: ParametrisationShape) -> tuple[int, ...]:
-        return (shape.d, shape.k, KINDS_OF_MAPS.index(shape.kind), *shape.sides)
+        return (shape.d, shape.k, list(FORMULAS).index(shape.kind), *shape.sides)
 
     def parameters(self, shape: ParametrisationShape) -> dict[str, tuple[int, int]]:
         d, k = shape.d, shape.k
@@ -475,7 +488,7 @@ class ParametrisationSetting(Setting):
 
     def compose(self, shape: ParametrisationShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:
         build = {"linear": self._linear, "curve": self._curve, "lora": self._lora}[shape.kind]
-        instance = {"kind": shape.kind} | build(shape, raw, "meeting" in imposed)
+        instance = {"g": FORMULAS[shape.kind]} | build(shape, raw, "meeting" in imposed)
         if "loss" in imposed:
             g = MAPS[shape.kind](instance)
             hessian = raw["factor"] @ raw["factor"].T
@@ -490,7 +503,9 @@ class ParametrisationSetting(Setting):
         return out | {"other": at + raw["other"] - p.pinv() @ (p @ raw["other"])} if meeting else out
 
     def _curve(self, shape: ParametrisationShape, raw: dict[str, Matrix], meeting: bool) -> Instance:
-        out = {name: raw[name] for name in ("alpha", "beta")} | {"N": [raw[f"N_{j}"] for j in range(shape.k - 1)]}
+        out: Instance = {name: raw[name] for name in ("alpha", "beta")}
+        if shape.k > 1:
+            out["N"] = [raw[f"N_{j}"] for j in range(shape.k - 1)]
         if not meeting:
             return out | {"s": raw["s"], "at": raw["at"]}
         a, first = raw["s"], _unit(raw["at"], 0)
@@ -517,9 +532,9 @@ class ParametrisationSetting(Setting):
     def defects(self, instance: Instance) -> list[str]:
         from linnet.trials.exact import ExactMatrix, is_psd
 
-        kind = instance["kind"]
-        if kind not in KINDS_OF_MAPS:
-            return [f"kind {kind!r} is none of {', '.join(KINDS_OF_MAPS)}"]
+        if instance["g"] not in FORMULAS.values():
+            return [f"g {instance['g']!r} is none of {', '.join(FORMULAS.values())}"]
+        kind = _kind(instance)
         out = []
         if kind == "lora":
             (m, r), (n, other) = instance["U"].shape, instance["V"].shape
@@ -531,8 +546,8 @@ class ParametrisationSetting(Setting):
             if kind == "linear":
                 d, k = instance["P"].shape
             else:
-                d, k = instance["alpha"].shape[0], len(instance["N"]) + 1
-                if any(x.shape != (d, 1) for x in (instance["alpha"], instance["beta"], *instance["N"])):
+                d, k = instance["alpha"].shape[0], len(instance.get("N", [])) + 1
+                if any(x.shape != (d, 1) for x in (instance["alpha"], instance["beta"], *instance.get("N", []))):
                     out.append("alpha, beta and the columns of N are not columns of one length")
                 if instance["s"].shape != (1, 1):
                     out.append("s is not a number")
@@ -553,10 +568,6 @@ class ParametrisationSetting(Setting):
 def _unit(like: Matrix, j: int, length: int | None = None) -> Matrix:
     """e_j in the arithmetic of ``like``, with as many rows unless told."""
     return constant(like, [[float(i == j)] for i in range(like.shape[0] if length is None else length)])
-
-
-def _basis(like: Matrix) -> list[Matrix]:
-    return [_unit(like, j) for j in range(like.shape[0])]
 
 
 def _side_by_side(columns: list[Matrix]) -> Matrix:
