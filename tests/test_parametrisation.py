@@ -158,6 +158,26 @@ def test_points_that_should_meet_do(shape, seed, kind):
     assert Parametrisation.defects(instance) == []
 
 
+@pytest.mark.parametrize(("s", "b", "full"), [(-1, 0.6, True), (-1, 0.5, False), (-0.5, 0.75, False), (1, 2, False)])
+def test_a_cubic_on_a_line_has_full_rank_if_it_is_monotone(s, b, full):
+    """(t^2 - s)(1 + b t): the derivative 3 b t^2 + 2 t - s b has no real root iff 1 + 3 s b^2 < 0."""
+    rows = {"alpha": [[1]], "beta": [[b]], "s": [[s]], "at": [[0]]}
+    view = Parametrisation.view({"g": FORMULAS["curve"]} | {k: ExactMatrix.of(v) for k, v in rows.items()})
+    roots = np.roots([3 * b, 2, -s * b])
+    assert holds(view.g.full_rank()) == full == bool((np.abs(roots.imag) > 1e-9).all())
+
+
+def test_factors_of_a_singular_mix_meet():
+    shape = lora_shape(2, 2, 2)
+    raw = Parametrisation.draw(shape, "integer", 1, np.random.default_rng(3))
+    raw |= {"U": np.array([[[1.0, 2], [0, 1]]]), "mix": np.array([[[0.0, 1], [0, 0]]])}
+    raw |= {"V": np.array([[[1.0, 0], [1, 3]]]), "other_V": np.array([[[1.0, 2], [3, 5]]])}
+    exact = Parametrisation.view(Parametrisation.exact_instance(shape, raw, 0, ("meeting",)))
+    assert compare((exact.value - exact.other_value).sq(), 0) == 0
+    assert compare(exact.value.sq(), 0) == 1
+    assert compare(rank(exact.both_tangents), 4) == 0
+
+
 def test_points_that_meet_are_often_apart():
     for shape in (ParametrisationShape("curve", 3, 2), lora_shape(3, 2, 1), ParametrisationShape("linear", 1, 2)):
         _, view = drawn(shape, 0, imposed=("meeting",), count=20)
@@ -231,12 +251,14 @@ def least_gram_determinant(view, shape):
     return min([*(at(t) for t in places), *(at(t) for t in nodes)])
 
 
-@given(shapes(("curve", "linear")), seeds, st.booleans(), st.booleans())
-def test_the_criterion_of_full_rank_is_full_rank_at_every_point(shape, seed, parallel, cusp):
+@given(shapes(("curve", "linear")), seeds, st.sampled_from([None, 0, 0.5, 0.6, 2]), st.booleans(), st.booleans())
+def test_the_criterion_of_full_rank_is_full_rank_at_every_point(shape, seed, parallel, cusp, repeated):
     raw, _ = drawn(shape, seed, "integer")
     if shape.kind == "curve":
-        raw["beta"] = raw["alpha"] * 2 if parallel else raw["beta"]
+        raw["beta"] = raw["beta"] if parallel is None else raw["alpha"] * parallel
         raw["s"] = 0 * raw["s"] if cusp else raw["s"]
+        if repeated and shape.k > 2:
+            raw["N_1"] = raw["N_0"]
     view = Parametrisation.float_view(shape, raw, ())
     exact = Parametrisation.view(Parametrisation.exact_instance(shape, raw, 0, ()))
     least = least_gram_determinant(view, shape)

@@ -477,13 +477,10 @@ class ParametrisationSetting(Setting):
 
     def draw(self, shape: ParametrisationShape, kind: str, count: int, rng: np.random.Generator) -> Raw:
         raw = draw_matrices(self.parameters(shape), kind, count, rng)
-        # The places where something happens: where LoRA starts, the same factors again, a cusp.
-        if shape.kind == "lora" and rng.random() < 0.15:
-            raw["V"] = 0.0 * raw["V"]
-        if shape.kind == "lora" and rng.random() < 0.3:
-            raw["mix"] = raw["mix"] * float(rng.random() < 0.5)
-        if shape.kind == "curve" and rng.random() < 0.1:
-            raw["s"] = 0.0 * raw["s"]
+        # The places where something happens: where LoRA starts, factors of zero, a cusp.
+        for name, often in (("V", 0.1), ("mix", 0.3), ("s", 0.1)):
+            if name in raw:
+                raw[name] = np.where(rng.random((count, 1, 1)) < often, 0.0, raw[name])
         return raw
 
     def compose(self, shape: ParametrisationShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:
