@@ -167,6 +167,21 @@ def test_a_cubic_on_a_line_has_full_rank_if_it_is_monotone(s, b, full):
     assert holds(view.g.full_rank()) == full == bool((np.abs(roots.imag) > 1e-9).all())
 
 
+def test_repeated_straight_directions_have_no_full_rank():
+    rows = {"alpha": [[0], [0], [0]], "beta": [[0], [1], [0]], "s": [[-1]], "at": [[0], [0], [0]]}
+    instance = {"g": FORMULAS["curve"], "N": [ExactMatrix.of([[1], [0], [0]])] * 2}
+    view = Parametrisation.view(instance | {k: ExactMatrix.of(v) for k, v in rows.items()})
+    assert compare(rank(view.J), 2) == 0
+    assert not holds(view.g.full_rank())
+
+
+@pytest.mark.parametrize("s", [-2, -1, 0, 1])
+def test_a_plane_cubic_misses_an_explicit_point(s):
+    """At x = -(s^2 + s + 1), w = 0 the cubic is x^2 (s^2 + 1)."""
+    x = s * s + s + 1
+    assert compare(plane(s).unreached, (x * x * (s * s + 1)) ** 2) == 0
+
+
 def test_factors_of_a_singular_mix_meet():
     shape = lora_shape(2, 2, 2)
     raw = Parametrisation.draw(shape, "integer", 1, np.random.default_rng(3))
