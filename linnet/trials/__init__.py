@@ -22,7 +22,7 @@ from linnet.trials.algebra import (
     where_positive,
 )
 from linnet.trials.claim import Claim, Comparison, Hypothesis, claim
-from linnet.trials.settings import Activated, Block, Estimator, Layer, Quadratic, Sampled, Wide
+from linnet.trials.settings import Activated, Block, Estimator, Layer, Parametrisation, Quadratic, Sampled, Wide
 
 __all__ = [
     "Activated",

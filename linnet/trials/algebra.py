@@ -85,6 +85,10 @@ class Matrix(ABC):
         """The same entries in row-major order."""
 
     @abstractmethod
+    def beside(self, other: Any) -> Self:
+        """[self other], for two matrices with as many rows."""
+
+    @abstractmethod
     def sq(self) -> Scalar:
         """Squared Frobenius norm."""
 
@@ -329,10 +333,17 @@ class FloatMatrix(Matrix):
     def kron(self, other: FloatMatrix) -> FloatMatrix:
         a, b = self.values, other.values
         out = a[..., :, None, :, None] * b[..., None, :, None, :]
-        return FloatMatrix(out.reshape(*out.shape[:-4], a.shape[-2] * b.shape[-2], a.shape[-1] * b.shape[-1]))
+        rows, columns = a.shape[-2] * b.shape[-2], a.shape[-1] * b.shape[-1]
+        return FloatMatrix(out.reshape(*out.shape[:-4], rows, columns), self.size * other.size)
 
     def reshape(self, rows: int, columns: int) -> FloatMatrix:
-        return FloatMatrix(self.values.reshape(*self.values.shape[:-2], rows, columns))
+        return FloatMatrix(self.values.reshape(*self.values.shape[:-2], rows, columns), self.size)
+
+    def beside(self, other: FloatMatrix) -> FloatMatrix:
+        left, right = self.values, self._like(other, "beside", 0, 0)
+        batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        parts = [np.broadcast_to(x, batch + x.shape[-2:]) for x in (left, right)]
+        return FloatMatrix(np.concatenate(parts, axis=-1), self.size + other.size)
 
     def sq(self) -> np.ndarray:
         return np.asarray(la.sq(self.values))

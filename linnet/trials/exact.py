@@ -315,6 +315,13 @@ class ExactMatrix(Matrix):
     def reshape(self, rows: int, columns: int) -> ExactMatrix:
         return ExactMatrix(fmpq_mat(rows, columns, self._plain("reshape").entries()))
 
+    def beside(self, other: ExactMatrix) -> ExactMatrix:
+        if not isinstance(other, ExactMatrix) or self.shape[0] != other.shape[0]:
+            raise ClaimError("beside() asks for a matrix with as many rows")
+        a, b = self._plain("beside"), other._plain("beside")
+        entries = [x[i, j] for i in range(a.nrows()) for x in (a, b) for j in range(x.ncols())]
+        return ExactMatrix(fmpq_mat(a.nrows(), a.ncols() + b.ncols(), entries))
+
     def _plain(self, what: str) -> fmpq_mat:
         if self.left is not None or self.right is not None or not isinstance(self.core, fmpq_mat):
             raise InexactError(f"{what} of a matrix with irrational entries")

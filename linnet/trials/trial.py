@@ -56,13 +56,11 @@ class Budget:
     offspring: int
     exact: int
     per_shape: int
-    ladders: int
-    replicates: int
+    ladders: int = 8
+    replicates: int = 64
 
 
-QUICK = Budget(
-    groups=40, count=48, climbs=9, steps=30, lineages=4, offspring=12, exact=60, per_shape=96, ladders=8, replicates=64
-)
+QUICK = Budget(groups=40, count=48, climbs=9, steps=30, lineages=4, offspring=12, exact=60, per_shape=96)
 FULL = Budget(
     groups=160, count=64, climbs=36, steps=50, lineages=4, offspring=16, exact=300, per_shape=256,
     ladders=32, replicates=256,

@@ -12,7 +12,7 @@ from linnet.trials import Quadratic, claim, scalar
 )
 def hessian_of_peft(q):
     """The Hessian of Phi -> loss(theta_0 + P Phi) is P^T H P: second differences along any Phi, here P^T eps, are
-    Phi^T P^T H P Phi. (For g(U, V) = U V^T it is not: docs/proofs/quadratic.md.)
+    Phi^T P^T H P Phi. (For g(U, V) = U V^T it is not: liu2025/eq-50-lora.)
     """
     phi = q.P.T @ q.eps
     second = q.loss(q.P @ phi) + q.loss(-(q.P @ phi))
