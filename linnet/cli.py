@@ -53,13 +53,20 @@ def verify(
         list[str] | None, typer.Argument(help="Ids, prefixes such as yang2024, or claim files; all by default.")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the ledger as JSON.")] = None,
-    budget: Annotated[Literal["quick", "full"], typer.Option(help="How many instances each claim meets.")] = "full",
+    budget: Annotated[
+        Literal["quick", "full", "thorough"], typer.Option(help="How many instances each claim meets.")
+    ] = "full",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all drawing.")] = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a processor by default.")] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Try planted claims instead: are the false ones caught?")
+    ] = False,
 ) -> None:
     """Put claims on trial and print the ledger."""
     from linnet.report import verdicts
 
+    if self_test:
+        raise typer.Exit(verdicts.self_test(claims or [], seed, jobs))
     raise typer.Exit(verdicts.verify(claims or [], json, budget, seed, jobs))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from linnet.errors import DataError, LinnetError
+from linnet.errors import ClaimError, DataError, LinnetError
 from linnet.report.files import Outputs
 from linnet.trials import certificate as certificates
 from linnet.trials.claim import Claim, claims_in_file, installed_claims, select
 from linnet.trials.ledger import Ledger, default_jobs, try_claims
+from linnet.trials.planted import planted, planted_claims
 from linnet.trials.trial import BUDGETS, Verdict, run
 
 COLOURS = {"holds": "green", "holds-if": "cyan", "refuted": "red", "rate": "blue", "undecided": "yellow"}
@@ -27,7 +29,7 @@ def verify(names: Sequence[str], json: Path | None, budget: str, seed: int, jobs
     """Try claims, print the ledger, write it; return the exit code."""
     claims = select(names)
     with Outputs([] if json is None else [json]) as outputs:
-        ledger = _try_with_progress(names, claims, budget, seed, jobs)
+        ledger = _try_with_progress(partial(select, names), claims, budget, seed, jobs)
         if json is not None:
             outputs.part(json).write_text(_text(ledger.as_json()), encoding="utf-8")
         outputs.commit()
@@ -38,7 +40,7 @@ def verify(names: Sequence[str], json: Path | None, budget: str, seed: int, jobs
 
 
 def _try_with_progress(
-    names: Sequence[str], claims: Mapping[str, Claim], budget: str, seed: int, jobs: int | None
+    find: Callable[[], Mapping[str, Claim]], claims: Mapping[str, Claim], budget: str, seed: int, jobs: int | None
 ) -> Ledger:
     progress = Progress(
         TextColumn("{task.description}"),
@@ -54,7 +56,64 @@ def _try_with_progress(
         def done(name: str, verdict: Verdict | None) -> None:
             progress.update(bar, advance=1, description=name)
 
-        return try_claims(names, claims, budget, seed, jobs or default_jobs(), done)
+        return try_claims(find, claims, budget, seed, jobs or default_jobs(), done)
+
+
+def self_test(names: Sequence[str], seed: int, jobs: int | None) -> int:
+    """Put planted claims on trial, and print which false ones were caught at which budget; return the exit code.
+
+    What the quick budget misses goes to the full one, and then to the thorough one. True ones are tried at
+    the quick budget and the full one.
+    """
+    false, true = planted()
+    if names:
+        raise ClaimError("--self-test tries linnet's planted claims and no others; leave out the names")
+    console = _console()
+    caught: dict[str, str] = {}
+    lost: dict[str, str] = {}
+    for budget in BUDGETS:
+        left = {c.id: c for c in false.values() if c.id not in caught}
+        kept = {c.id: c for c in true.values() if c.id not in lost} if budget != "thorough" else {}
+        ledger = _try_with_progress(planted_claims, left | kept, budget, seed, jobs)
+        for v in ledger.verdicts:
+            if v.id in left and v.verdict == "refuted":
+                caught[v.id] = budget
+            if v.id in kept and v.verdict not in ("holds", "rate"):
+                lost[v.id] = v.verdict
+        lost |= {i: reason for i, reason in ledger.failures.items() if i in kept}
+        if len(caught) == len(false) and budget != "quick":
+            break
+    console.print(_sensitivity(false, true, caught, lost, seed))
+    missed = [c.id for c in false.values() if c.id not in caught]
+    for name in missed:
+        console.print(f"[red]missed[/]  {name}, which is false", highlight=False)
+    for name, reason in lost.items():
+        console.print(f"[red]lost[/]    {name}, which is true: {reason}", highlight=False)
+    return 1 if missed or lost else 0
+
+
+def _sensitivity(
+    false: Mapping[str, Claim], true: Mapping[str, Claim], caught: Mapping[str, str], lost: Mapping[str, str], seed: int
+) -> Table:
+    """Return how many planted claims each budget told apart, by setting."""
+    table = Table(title=f"linnet verify --self-test: seed {seed}", title_justify="left")
+    table.add_column("planted over")
+    table.add_column("false", justify="right")
+    for budget in BUDGETS:
+        table.add_column(f"caught: {budget}", justify="right")
+    table.add_column("true", justify="right")
+    table.add_column("kept", justify="right")
+    settings = sorted({c.setting.name for c in (*false.values(), *true.values())})
+    for name in (*settings, "all"):
+        wrong = [c.id for c in false.values() if name in (c.setting.name, "all")]
+        right = [c.id for c in true.values() if name in (c.setting.name, "all")]
+        order = list(BUDGETS)
+        counts = [sum(order.index(caught[i]) <= k for i in wrong if i in caught) for k in range(len(order))]
+        kept = sum(i not in lost for i in right)
+        table.add_row(
+            name, str(len(wrong)), *map(str, counts), str(len(right)), str(kept), end_section=name == settings[-1]
+        )
+    return table
 
 
 def _text(content: Any) -> str:

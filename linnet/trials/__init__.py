@@ -4,8 +4,12 @@ from linnet.trials.algebra import (
     UndefinedError,
     activate,
     cond_sq,
+    condition,
+    effective_rank,
+    gap_after,
     hadamard,
     inner,
+    least_singular,
     op_norm,
     op_norm_sq,
     positive_part,
@@ -23,6 +27,7 @@ from linnet.trials.algebra import (
 )
 from linnet.trials.claim import Claim, Comparison, Hypothesis, claim
 from linnet.trials.settings import Activated, Block, Estimator, Layer, Parametrisation, Quadratic, Sampled, Wide
+from linnet.trials.settings.sampled import eigengap
 
 __all__ = [
     "Activated",
@@ -40,8 +45,13 @@ __all__ = [
     "activate",
     "claim",
     "cond_sq",
+    "condition",
+    "effective_rank",
+    "eigengap",
+    "gap_after",
     "hadamard",
     "inner",
+    "least_singular",
     "op_norm",
     "op_norm_sq",
     "positive_part",

@@ -209,6 +209,32 @@ def singular_values(x: Matrix) -> list[Scalar]:
     return [sqrt(v) for v in x.squared_singular_values()]
 
 
+def effective_rank(x: Matrix) -> Scalar:
+    """r_e(M) = tr M / |M|_op of a positive semi-definite matrix; 0 of zero."""
+    return ratio(trace(x), op_norm(x))
+
+
+def condition(x: Matrix) -> Scalar:
+    """kappa_*(x): largest over smallest positive singular value; 0 of zero."""
+    return ratio(op_norm(x), least_singular(x))
+
+
+def least_singular(x: Matrix) -> Scalar:
+    """Smallest positive singular value; 0 of zero."""
+    values = singular_values(x)
+    least = values[0]
+    for v in values[1:]:
+        least = where_positive(v, v, least)
+    return least
+
+
+def gap_after(x: Matrix, r: int) -> tuple[Scalar, Scalar]:
+    """Return the ``r``-th and the next singular value, zeros where there are no more."""
+    s = singular_values(x)
+    s = s + [s[0] * 0] * (r + 1 - len(s))
+    return s[r - 1], s[r]
+
+
 def where_positive(condition: Scalar, yes: Scalar, no: Scalar) -> Scalar:
     """``yes`` where ``condition`` > 0, else ``no``."""
     if hasattr(condition, "where_positive"):

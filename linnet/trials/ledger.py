@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import linnet
-from linnet.trials.claim import Claim, select
+from linnet.trials.claim import Claim
 from linnet.trials.trial import BUDGETS, Verdict, run
 
 
@@ -37,7 +38,7 @@ class Ledger:
 
 
 def try_claims(
-    names: Sequence[str],
+    find: Callable[[], Mapping[str, Claim]],
     claims: Mapping[str, Claim],
     budget: str,
     seed: int,
@@ -47,7 +48,8 @@ def try_claims(
     """Put claims on trial; a claim's verdict depends on its id, the budget and the seed alone.
 
     Args:
-        names: what ``claims`` was selected by; other processes select by it again.
+        find: finds ``claims`` again in another process; must travel there (a function of a module, or a
+            ``functools.partial`` of one).
         claims: the claims to try.
         budget: "quick" or "full". seed: of all drawing. jobs: number of processes.
         done: called with id and verdict (None if it could not be tried) as each ends.
@@ -66,13 +68,13 @@ def try_claims(
         for name, claim in claims.items():
             settle(name, lambda claim=claim: run(claim, BUDGETS[budget], seed))  # type: ignore[misc]  # mypy cannot infer lambdas
     else:
-        _in_processes(names, list(claims), budget, seed, jobs, settle)
+        _in_processes(find, list(claims), budget, seed, jobs, settle)
     order = sorted(found)
     return Ledger(budget, seed, tuple(found[i] for i in order), dict(sorted(failures.items())))
 
 
 def _in_processes(
-    names: Sequence[str],
+    find: Callable[[], Mapping[str, Claim]],
     ids: Sequence[str],
     budget: str,
     seed: int,
@@ -83,7 +85,7 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(ids)), mp_context=context)
     try:
-        waiting: dict[Future[Verdict], str] = {pool.submit(_run_by_name, tuple(names), i, budget, seed): i for i in ids}
+        waiting: dict[Future[Verdict], str] = {pool.submit(_run_by_name, find, i, budget, seed): i for i in ids}
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 settle(waiting.pop(future), future.result)
@@ -95,14 +97,15 @@ def _in_processes(
     pool.shutdown()
 
 
-_selected: dict[tuple[str, ...], dict[str, Claim]] = {}
+_found: dict[bytes, Mapping[str, Claim]] = {}
 
 
-def _run_by_name(names: tuple[str, ...], claim_id: str, budget: str, seed: int) -> Verdict:
-    """Run in another process: functions do not travel, names do."""
-    if names not in _selected:
-        _selected[names] = select(names)
-    return run(_selected[names][claim_id], BUDGETS[budget], seed)
+def _run_by_name(find: Callable[[], Mapping[str, Claim]], claim_id: str, budget: str, seed: int) -> Verdict:
+    """Run in another process: claims do not travel, what finds them does."""
+    key = pickle.dumps(find)
+    if key not in _found:
+        _found[key] = find()
+    return run(_found[key][claim_id], BUDGETS[budget], seed)
 
 
 def default_jobs() -> int:

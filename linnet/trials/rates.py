@@ -31,7 +31,7 @@ SIGMAS = 4.0
 STANDARD_ERRORS, CONFIRMED = 5.0, 6.0
 """Distance of a mean from what is stated that makes a suspect; that confirms it on fresh realisations."""
 
-FINE = 0.05
+FINE = 0.1
 """A mean whose standard error is above this share of what is stated decides nothing."""
 
 RAY, GROWTH, STEADY, BEYOND = 4, 2.0, 0.7, 100.0

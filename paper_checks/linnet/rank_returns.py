@@ -3,7 +3,13 @@
 from linnet.trials import Layer, Quadratic, claim, op_norm_sq, sq, sqrt, svd_r, tail_sq
 
 
-@claim("linnet/lipschitz", setting=Quadratic, relation="<=", source="docs/proofs/rank-returns.md")
+@claim(
+    "linnet/lipschitz",
+    setting=Quadratic,
+    relation="<=",
+    source="docs/proofs/rank-returns.md",
+    hypotheses=[Quadratic.two_updates],
+)
 def loss_is_lipschitz_where_updates_are_bounded(v):
     """|loss(a) - loss(b)| <= |grad + H (a + b)/2| |a - b|, and so <= (|grad| + |H|_op (|a| + |b|)/2) |a - b|."""
     a, b = v.first, v.second

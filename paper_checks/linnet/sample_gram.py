@@ -1,7 +1,6 @@
 """linnet/sample-gram: the sharp form of yang2024, Lemma G.3. Proof: docs/proofs/truncation.md."""
 
-from linnet.trials import Hypothesis, Layer, claim, op_norm, sqrt
-from linnet.trials.settings.sampled import least_singular
+from linnet.trials import Hypothesis, Layer, claim, least_singular, op_norm, sqrt
 
 
 def relative_error(v):

@@ -1,8 +1,6 @@
 """linnet/truncation: the sharp form of yang2024, Lemma G.1. Proof: docs/proofs/truncation.md."""
 
-from linnet.trials import Layer, claim, inner, op_norm, sq, sqrt, svd_r
-from linnet.trials.claim import Hypothesis
-from linnet.trials.settings.sampled import gap_after
+from linnet.trials import Hypothesis, Layer, claim, gap_after, inner, op_norm, sq, sqrt, svd_r
 
 
 def apart(v):

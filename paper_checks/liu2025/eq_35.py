@@ -8,7 +8,7 @@ from linnet.trials import Layer, Quadratic, claim, op_norm_sq, scalar, sq, sqrt,
     setting=Quadratic,
     relation="==",
     source="liu2025, eq. (35), on quadratic losses",
-    hypotheses=[Quadratic.positive_definite],
+    hypotheses=[Quadratic.positive_definite, Quadratic.two_updates],
     replaced_by="linnet/lipschitz",
 )
 def loss_is_lipschitz(v):

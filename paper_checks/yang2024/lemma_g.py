@@ -1,8 +1,21 @@
 """yang2024, Lemmas G.1 to G.3: perturbation of truncations, concentration of moments."""
 
-from linnet.trials import Layer, Sampled, claim, op_norm, ratio, sq, sqrt, svd_r, where_positive
-from linnet.trials.claim import Hypothesis
-from linnet.trials.settings.sampled import condition, effective_rank, gap_after, least_singular
+from linnet.trials import (
+    Hypothesis,
+    Layer,
+    Sampled,
+    claim,
+    condition,
+    effective_rank,
+    gap_after,
+    least_singular,
+    op_norm,
+    ratio,
+    sq,
+    sqrt,
+    svd_r,
+    where_positive,
+)
 
 
 def apart(v):

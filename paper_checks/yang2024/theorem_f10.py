@@ -1,7 +1,6 @@
 """yang2024, Theorem F.10: LoRA's bias and variance in distribution."""
 
-from linnet.trials import Sampled, claim, op_norm
-from linnet.trials.settings.sampled import condition, effective_rank, eigengap
+from linnet.trials import Sampled, claim, condition, effective_rank, eigengap, op_norm
 
 
 def braces(v, onto):

@@ -1,7 +1,6 @@
 """yang2024, Theorem F.7: S2FT and LoRA remember alike."""
 
-from linnet.trials import Sampled, claim, op_norm
-from linnet.trials.settings.sampled import condition, eigengap
+from linnet.trials import Sampled, claim, condition, eigengap, op_norm
 
 
 @claim(

@@ -1,8 +1,8 @@
 """Growing samples and widths, planted."""
 
-from linnet.trials.algebra import op_norm, rank, sq, sqrt, trace
+from linnet.trials.algebra import condition, effective_rank, least_singular, op_norm, rank, sq, sqrt, trace
 from linnet.trials.planted.base import false, true
-from linnet.trials.settings.sampled import Sampled, condition, effective_rank, eigengap, least_singular
+from linnet.trials.settings.sampled import Sampled, eigengap
 from linnet.trials.settings.wide import Wide
 
 G = Sampled.gaussian

@@ -30,7 +30,7 @@ class QuadraticView:
         P: orthonormal basis of the subspace (d, k).
         grad: gradient at the start (d, 1).
         eps: perturbation of the gradient (d, 1).
-        first, second: two updates (d, 1).
+        first, second: with the hypothesis ``two_updates``, two updates (d, 1).
 
     Source: liu2025, eq. (41)-(51).
     """
@@ -40,8 +40,9 @@ class QuadraticView:
         self.P: Matrix = instance["P"]
         self.grad: Matrix = instance["grad"]
         self.eps: Matrix = instance["eps"]
-        self.first: Matrix = instance["first"]
-        self.second: Matrix = instance["second"]
+        if "first" in instance:
+            self.first: Matrix = instance["first"]
+            self.second: Matrix = instance["second"]
 
     @cached_property
     def H_inv(self) -> Matrix:
@@ -101,6 +102,7 @@ class QuadraticSetting(Setting):
     at_optimum = Hypothesis(
         "the start is the optimum: the gradient is zero", lambda v: [(sq(v.grad), "==", 0)], impose="at_optimum"
     )
+    two_updates = Hypothesis("two updates, first and second", impose="two_updates")  # no restriction: it adds them
     proper_subspace = Hypothesis(
         "k < d: the subspace is not everything",
         lambda v: [(v.P.shape[1], "<", v.P.shape[0])],
@@ -130,14 +132,13 @@ class QuadraticSetting(Setting):
         skew = raw["turn"] - raw["turn"].T
         turned = (one - skew) @ (one + skew).inv()
         pick = _first_columns(raw["grad"], shape)
-        return {
+        out: Instance = {
             "H": raw["factor"] @ raw["factor"].T,
             "P": turned @ pick,
             "grad": 0 * raw["grad"] if "at_optimum" in imposed else raw["grad"],
             "eps": raw["eps"],
-            "first": raw["first"],
-            "second": raw["second"],
         }
+        return out | {k: raw[k] for k in ("first", "second") if "two_updates" in imposed}
 
     def view(self, instance: Instance) -> QuadraticView:
         return QuadraticView(instance)
@@ -150,7 +151,7 @@ class QuadraticSetting(Setting):
         out = []
         if not (isinstance(h, ExactMatrix) and is_psd(h.core)):
             out.append("H is not symmetric positive semi-definite")
-        columns = ("grad", "eps", "first", "second")
+        columns = ["grad", "eps", *(name for name in ("first", "second") if name in instance)]
         if p.shape[0] != d or any(instance[name].shape != (d, 1) for name in columns):
             out.append(f"the lengths of P, {', '.join(columns)} do not fit H")
         elif compare(sq(p.T @ p - p.T.eye()), 0) != 0:

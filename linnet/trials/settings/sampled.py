@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from linnet.trials.algebra import FloatMatrix, Matrix, op_norm, rank, ratio, singular_values, sq, trace, where_positive
+from linnet.trials.algebra import (
+    FloatMatrix,
+    Matrix,
+    condition,
+    effective_rank,
+    gap_after,
+    op_norm,
+    rank,
+    ratio,
+    sq,
+    trace,
+)
 from linnet.trials.claim import Hypothesis
 from linnet.trials.settings.base import Instance, Ladder, Raw
 from linnet.trials.settings.layer import LayerSetting, LayerShape, LayerView, Solution
@@ -105,25 +116,6 @@ class SampledView(LayerView):
         return first + second
 
 
-def effective_rank(m: Matrix) -> Any:
-    """r_e(M) = tr M / |M|_op of a positive semi-definite matrix; 0 of zero."""
-    return ratio(trace(m), op_norm(m))
-
-
-def condition(m: Matrix) -> Any:
-    """kappa_*(M): largest over smallest positive singular value; 0 of zero."""
-    return ratio(op_norm(m), least_singular(m))
-
-
-def least_singular(m: Matrix) -> Any:
-    """Smallest positive singular value; 0 of zero."""
-    values = singular_values(m)
-    least = values[0]
-    for v in values[1:]:
-        least = where_positive(v, v, least)
-    return least
-
-
 class SampledSetting(LayerSetting, Ladder):
     """Layer problems with x = F z and noise = N w; samples of sizes over two decades.
 
@@ -216,13 +208,6 @@ def eigengap(v: LayerView) -> Any:
     """C_F = sigma_r(M) / (sigma_r(M) - sigma_(r+1)(M)) of Assumption F.3; 0 where sigma_r = 0."""
     here, after = gap_after(v.population.M, v.r)
     return ratio(here, here - after)
-
-
-def gap_after(m: Matrix, r: int) -> tuple[Any, Any]:
-    """Return the r-th and the next singular value, zeros where there are no more."""
-    s = singular_values(m)
-    s = s + [s[0] * 0] * (r + 1 - len(s))
-    return s[r - 1], s[r]
 
 
 def second_moments(law: str, k: int, w: int, n: int, replicates: int, rng: np.random.Generator) -> np.ndarray:
