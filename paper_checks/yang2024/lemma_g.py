@@ -70,16 +70,10 @@ def cross_moments_concentrate(v):
     rows = []
     for other, cov, d in ((v.x, v.cov_i, p), (v.noise, v.noise_cov, q)):
         expected = cov if other is v.x else 0 * (v.noise @ v.x.T)
-        room = (effective_rank(v.cov_i) + effective_rank(cov)) * (3 + _log(p + d)) / v.n
+        room = (effective_rank(v.cov_i) + effective_rank(cov)) * (3 + v.log(p + d)) / v.n
         off = each * (other @ v.x.T) - expected
         rows.append((op_norm(off), sqrt(op_norm(v.cov_i) * op_norm(cov) * room)))
     return rows
-
-
-def _log(n):
-    import math
-
-    return math.log(n)
 
 
 def _rho(v):

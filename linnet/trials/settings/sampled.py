@@ -62,6 +62,11 @@ class SampledView(LayerView):
         factor: Matrix = instance["noise_factor"]
         self.noise_cov = factor @ factor.T
 
+    @staticmethod
+    def log(x: float) -> float:
+        """Natural logarithm of a number, a dimension say."""
+        return float(np.log(x))
+
     @property
     def log_sq(self) -> float:
         """log^2(n + p + q)."""
