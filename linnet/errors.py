@@ -48,5 +48,9 @@ class ClaimError(LinnetError):
     """A claim cannot be found, is declared wrongly, or does not evaluate."""
 
 
+class IllPosedError(ClaimError):
+    """A claim adds, multiplies or compares what does not fit."""
+
+
 class MaskedWarning(UserWarning):
     """Some elements of a batch could not be solved; their values are NaN, their ``status`` says why."""

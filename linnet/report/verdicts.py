@@ -22,7 +22,14 @@ from linnet.trials.ledger import Ledger, default_jobs, try_claims
 from linnet.trials.planted import planted, planted_claims
 from linnet.trials.trial import BUDGETS, Verdict, run
 
-COLOURS = {"holds": "green", "holds-if": "cyan", "refuted": "red", "rate": "blue", "undecided": "yellow"}
+COLOURS = {
+    "holds": "green",
+    "holds-if": "cyan",
+    "refuted": "red",
+    "rate": "blue",
+    "ill-posed": "magenta",
+    "undecided": "yellow",
+}
 
 
 def verify(names: Sequence[str], json: Path | None, budget: str, seed: int, jobs: int | None) -> int:
@@ -182,6 +189,8 @@ def _notes(console: Console, ledger: Ledger) -> None:
     for v in ledger.verdicts:
         if v.holds_if:
             console.print(f"{v.id} holds if {'; '.join(v.holds_if)}", highlight=False, soft_wrap=True)
+        if v.reason:
+            console.print(f"{v.id} is ill-posed: {v.reason}; its nearest reading is {v.nearest}", highlight=False)
         if v.replaced_by:
             console.print(f"{v.id} is false; read {v.replaced_by} in its place", highlight=False, soft_wrap=True)
     for name, reason in ledger.failures.items():
@@ -233,6 +242,8 @@ def sentence(v: Verdict) -> str:
     """Say in a sentence what a trial found."""
     seen = f"{v.instances} instances drawn and searched, {v.exact} more decided exactly"
     cleared = f", {v.cleared} suspects cleared exactly" if v.cleared else ""
+    if v.reason is not None:
+        return f"ill-posed: {v.reason}; its nearest sensible reading is {v.nearest}"
     if v.fit is not None:
         return _fitted(v)
     if v.verdict == "refuted":

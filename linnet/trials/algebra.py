@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from linnet import _linalg as la
-from linnet.errors import ClaimError
+from linnet.errors import ClaimError, IllPosedError
 
 Scalar = Any
 """A number of either arithmetic."""
@@ -314,10 +314,10 @@ class FloatMatrix(Matrix):
     def _like(self, other: Any, operation: str, mine: int | None = None, its: int | None = None) -> np.ndarray:
         """Values of the other operand; NumPy would stretch shapes that do not fit."""
         if not isinstance(other, FloatMatrix):
-            raise ClaimError(f"a matrix {operation} a {type(other).__name__}; a matrix is needed on both sides")
+            raise IllPosedError(f"a matrix {operation} a {type(other).__name__}; a matrix is needed on both sides")
         fits = self.shape == other.shape if mine is None or its is None else self.shape[mine] == other.shape[its]
         if not fits:
-            raise ClaimError(f"shapes do not fit: {self.shape} {operation} {other.shape}")
+            raise IllPosedError(f"shapes do not fit: {self.shape} {operation} {other.shape}")
         return other.values
 
     def __mul__(self, other: Scalar) -> FloatMatrix:

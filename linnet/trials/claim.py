@@ -74,6 +74,7 @@ class Claim:
         hypotheses: what is assumed.
         rescue: extra hypotheses under which it is tried again if it fails as printed.
         replaced_by: id of the true claim to read in its place if it fails.
+        nearest: id of the nearest sensible reading, of a statement that has none as printed.
         function: maps the view of an instance to (observed, stated), or to a list of such pairs, of
             triples (observed, relation, stated) where relations differ, or of ``Comparison``.
     """
@@ -86,6 +87,7 @@ class Claim:
     hypotheses: tuple[Hypothesis, ...] = ()
     rescue: tuple[Hypothesis, ...] = ()
     replaced_by: str | None = None
+    nearest: str | None = None
 
     @property
     def statement(self) -> str:
@@ -137,6 +139,7 @@ def claim(
     hypotheses: Sequence[Hypothesis] = (),
     rescue: Sequence[Hypothesis] = (),
     replaced_by: str | None = None,
+    nearest: str | None = None,
 ) -> Callable[[Callable[[Any], Any]], Claim]:
     """Declare the decorated function as a claim; its docstring is the statement.
 
@@ -149,7 +152,7 @@ def claim(
     def declare(function: Callable[[Any], Any]) -> Claim:
         if not function.__doc__:
             raise ClaimError(f"{id} has no docstring; state the claim there")
-        return Claim(id, setting, relation, source, function, tuple(hypotheses), tuple(rescue), replaced_by)
+        return Claim(id, setting, relation, source, function, tuple(hypotheses), tuple(rescue), replaced_by, nearest)
 
     return declare
 

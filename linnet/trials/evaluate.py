@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet.errors import ClaimError
+from linnet.errors import ClaimError, IllPosedError
 from linnet.trials.algebra import FloatMatrix
 from linnet.trials.claim import Claim, Comparison, Hypothesis, Relation
 
@@ -116,11 +116,11 @@ def _sides(c: Comparison, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Return signed violation, size of the sides, and the two sides as numbers (norms of matrices)."""
     if isinstance(c.observed, FloatMatrix) or isinstance(c.stated, FloatMatrix):
         if c.relation != "==":
-            raise ClaimError(f"matrices compared by {c.relation}; only == is defined for them")
+            raise IllPosedError(f"matrices compared by {c.relation}; only == is defined for them")
         if not (isinstance(c.observed, FloatMatrix) and isinstance(c.stated, FloatMatrix)):
-            raise ClaimError("a matrix compared with a number; compare its norm, or two matrices")
+            raise IllPosedError("a matrix compared with a number; compare its norm, or two matrices")
         if c.observed.shape != c.stated.shape:
-            raise ClaimError(f"a {c.observed.shape} matrix compared with a {c.stated.shape} one")
+            raise IllPosedError(f"a {c.observed.shape} matrix compared with a {c.stated.shape} one")
         gap = _spread(np.sqrt((c.observed - c.stated).sq()), count)
         a, b = (_spread(np.sqrt(x.sq()), count) for x in (c.observed, c.stated))
         return gap, np.maximum(a, b), a + gap, a

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from linnet.errors import ClaimError
+from linnet.errors import ClaimError, IllPosedError
 from linnet.trials import rates
 from linnet.trials.certificate import certificate
 from linnet.trials.claim import ORDERS, Claim, Hypothesis
@@ -21,7 +21,7 @@ from linnet.trials.search import Candidate, Tally, admitted_shape, draw
 from linnet.trials.settings.base import Ladder, Raw
 from linnet.trials.shrink import smallest
 
-VerdictName = Literal["holds", "holds-if", "refuted", "rate", "undecided"]
+VerdictName = Literal["holds", "holds-if", "refuted", "rate", "ill-posed", "undecided"]
 
 DOUBT = 100 * SUSPECT
 """A violation in float64 above this that exact arithmetic can neither confirm nor clear leaves a claim undecided."""
@@ -85,6 +85,7 @@ class Verdict:
         certificate: exact counterexample to the claim as printed, or None.
         holds_if: extra hypotheses under which it holds.
         worst: the instance that attains the worst ratio (equalities: margin).
+        reason: of an ill-posed claim: what does not fit. nearest: id of its nearest sensible reading.
         fit: of claims about growing samples or widths, what was fitted; else None.
     """
 
@@ -105,12 +106,52 @@ class Verdict:
     worst: dict[str, Any] | None
     seconds: float
     fit: dict[str, Any] | None = None
+    reason: str | None = None
+    nearest: str | None = None
     source: str = ""
     statement: str = field(default="", repr=False)
 
 
 def run(claim: Claim, budget: Budget, seed: int) -> Verdict:
-    """Put one claim on trial; the same claim, budget and seed give the same verdict on the same machine."""
+    """Put one claim on trial; the same claim, budget and seed give the same verdict on the same machine.
+
+    Raises:
+        ClaimError: it does not evaluate.
+    """
+    try:
+        return _run(claim, budget, seed)
+    except IllPosedError as err:
+        if claim.nearest is None:  # then it is a slip in the claim file
+            raise
+        return _ill_posed(claim, str(err))
+
+
+def _ill_posed(claim: Claim, reason: str) -> Verdict:
+    return Verdict(
+        id=claim.id,
+        verdict="ill-posed",
+        relation=claim.relation,
+        instances=0,
+        exact=0,
+        margin=0.0,
+        cleared=0,
+        ratio=None,
+        tight=None,
+        empty=0,
+        hypotheses=[h.text for h in claim.hypotheses],
+        holds_if=[],
+        certificate=None,
+        replaced_by=None,
+        worst=None,
+        seconds=0.0,
+        reason=reason,
+        nearest=claim.nearest,
+        source=claim.source,
+        statement=claim.statement,
+    )
+
+
+def _run(claim: Claim, budget: Budget, seed: int) -> Verdict:
     if isinstance(claim.setting, Ladder):
         return _run_ladder(claim, budget, seed)
     started = time.perf_counter()

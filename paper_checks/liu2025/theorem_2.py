@@ -72,13 +72,24 @@ def layers_near_the_output_count_more(v):
     "liu2025/eq-20",
     setting=Activated,
     relation="<=",
+    source="liu2025, eq. (20)",
+    hypotheses=[Activated.one_input],
+    nearest="liu2025/eq-20-one-output",
+)
+def between_two_outputs(v):
+    """f_0(x) <= f(x) <= sum_k M^(N-k) L^(N-k) alpha_k |x| + f_0(x), for outputs that are vectors."""
+    return v.f_0, v.f
+
+
+@claim(
+    "liu2025/eq-20-one-output",
+    setting=Activated,
+    relation="<=",
     source="liu2025, eq. (20), one output",
     hypotheses=[Activated.one_input, Activated.one_output],
     replaced_by="linnet/capacity",
 )
 def between_the_frozen_output_and_the_bound(v):
-    """f_0(x) <= f(x) <= sum_k M^(N-k) L^(N-k) alpha_k |x| + f_0(x). Vectors have no such order: on trial where there is
-    one output.
-    """
+    """f_0(x) <= f(x) <= sum_k M^(N-k) L^(N-k) alpha_k |x| + f_0(x), for one output."""
     frozen, tuned = v.f_0.trace(), v.f.trace()
     return [(frozen, tuned), (tuned, sum(_terms(v, v.M * v.L)) * v.length(v.x) + frozen)]
