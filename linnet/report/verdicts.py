@@ -23,13 +23,9 @@ from linnet.trials.planted import planted, planted_claims
 from linnet.trials.trial import BUDGETS, Verdict, run
 
 COLOURS = {
-    "holds": "green",
-    "holds-if": "cyan",
-    "refuted": "red",
-    "rate": "blue",
-    "ill-posed": "magenta",
+    "holds": "green", "holds-if": "cyan", "refuted": "red", "rate": "blue", "ill-posed": "magenta",
     "undecided": "yellow",
-}
+}  # fmt: skip
 
 
 def verify(names: Sequence[str], json: Path | None, budget: str, seed: int, jobs: int | None) -> int:
@@ -179,10 +175,17 @@ def ledger_table(ledger: Ledger) -> Table:
             str(v.instances),
             f"{v.margin:.1e}",
             "" if v.ratio is None else f"{v.ratio:.4g}",
-            "" if v.tight is None or v.verdict == "refuted" else "yes" if v.tight else "loose",
+            _tightness(v),
             f"{v.seconds:.1f}",
         )
     return table
+
+
+def _tightness(v: Verdict) -> str:
+    """Whether a bound is attained; if not, by which factor it is too large (too small, for lower ones)."""
+    if v.tight is None or v.verdict == "refuted":
+        return ""
+    return "yes" if v.tight or not v.ratio else f"loose {max(v.ratio, 1 / v.ratio):.3g}x"
 
 
 def _notes(console: Console, ledger: Ledger) -> None:
@@ -252,7 +255,8 @@ def sentence(v: Verdict) -> str:
         return "no instance met the hypotheses; state them so that drawing can meet them, or choose from the setting's"
     if v.verdict == "undecided":
         return f"violated in float64 (margin {v.margin:.2g}), but at no exact instance; {seen}"
-    worst = "" if v.ratio is None else f", worst ratio {v.ratio:.4g}"
+    by = ", ".join(f"{r:.4g} {how}" for how, r in (v.ratios or {}).items())
+    worst = "" if v.ratio is None else f", worst ratio {by}"
     zero = f", {v.empty} of them 0 against 0" if v.empty else ""
     if v.verdict == "holds-if":
         return f"fails as printed; with the extra hypothesis no violation in {seen}{zero}{worst}{cleared}"

@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +75,7 @@ class Claim:
         rescue: extra hypotheses under which it is tried again if it fails as printed.
         replaced_by: id of the true claim to read in its place if it fails.
         nearest: id of the nearest sensible reading, of a statement that has none as printed.
+        extremal: maps a number t to the natural terms of an instance; as t grows, the bound is attained.
         function: maps the view of an instance to (observed, stated), or to a list of such pairs, of
             triples (observed, relation, stated) where relations differ, or of ``Comparison``.
     """
@@ -88,6 +89,7 @@ class Claim:
     rescue: tuple[Hypothesis, ...] = ()
     replaced_by: str | None = None
     nearest: str | None = None
+    extremal: Callable[[Any], Mapping[str, Any]] | None = field(default=None, repr=False)
 
     @property
     def statement(self) -> str:
@@ -140,6 +142,7 @@ def claim(
     rescue: Sequence[Hypothesis] = (),
     replaced_by: str | None = None,
     nearest: str | None = None,
+    extremal: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[[Any], Any]], Claim]:
     """Declare the decorated function as a claim; its docstring is the statement.
 
@@ -152,7 +155,9 @@ def claim(
     def declare(function: Callable[[Any], Any]) -> Claim:
         if not function.__doc__:
             raise ClaimError(f"{id} has no docstring; state the claim there")
-        return Claim(id, setting, relation, source, function, tuple(hypotheses), tuple(rescue), replaced_by, nearest)
+        return Claim(
+            id, setting, relation, source, function, tuple(hypotheses), tuple(rescue), replaced_by, nearest, extremal
+        )
 
     return declare
 

@@ -28,7 +28,8 @@ class Ledger:
         """Return what ``linnet verify --json`` writes."""
         keys = (
             "id", "verdict", "relation", "instances", "margin", "ratio", "tight", "hypotheses", "holds_if",
-            "certificate", "replaced_by", "reason", "nearest", "fit", "exact", "cleared", "empty", "source", "worst", "seconds",
+            "certificate", "replaced_by", "reason", "nearest", "fit", "ratios", "exact", "cleared", "empty",
+            "source", "worst", "seconds",
         )  # fmt: skip
         rows = [{k: row[k] for k in keys} for row in map(asdict, self.verdicts)]
         for row in rows:

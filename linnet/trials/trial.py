@@ -16,6 +16,7 @@ from linnet.trials.certificate import certificate
 from linnet.trials.claim import ORDERS, Claim, Hypothesis
 from linnet.trials.climb import climb
 from linnet.trials.evaluate import SUSPECT
+from linnet.trials.extremal import attained
 from linnet.trials.judge import judge
 from linnet.trials.search import Candidate, Tally, admitted_shape, draw
 from linnet.trials.settings.base import Ladder, Raw
@@ -86,6 +87,7 @@ class Verdict:
         holds_if: extra hypotheses under which it holds.
         worst: the instance that attains the worst ratio (equalities: margin).
         reason: of an ill-posed claim: what does not fit. nearest: id of its nearest sensible reading.
+        ratios: the worst ratio by random draws, by search, and along the claim's extremal family.
         fit: of claims about growing samples or widths, what was fitted; else None.
     """
 
@@ -106,6 +108,7 @@ class Verdict:
     worst: dict[str, Any] | None
     seconds: float
     fit: dict[str, Any] | None = None
+    ratios: dict[str, float] | None = None
     reason: str | None = None
     nearest: str | None = None
     source: str = ""
@@ -173,6 +176,9 @@ def _run(claim: Claim, budget: Budget, seed: int) -> Verdict:
                 holds_if = [h.text for h in claim.rescue]
     elif found.undecided or not found.tally.instances:
         verdict = "undecided"
+    closest, broken = attained(claim) if verdict == "holds" else (None, None)
+    if broken is not None:
+        verdict, record = "refuted", certificate(claim, broken)
     t = found.tally
     worst = t.suspected_ratio if verdict == "refuted" else t.ratio  # elsewhere suspects were cleared, or know nothing
     ratio = None if claim.relation == "==" or not np.isfinite(worst) else float(worst)
@@ -184,8 +190,9 @@ def _run(claim: Claim, budget: Budget, seed: int) -> Verdict:
         exact=found.exact,
         margin=_settled_margin(found, verdict),
         cleared=len(t.suspects) - len(found.unknown) if verdict in ("holds", "holds-if") else 0,
-        ratio=ratio,
-        tight=_is_tight(claim, ratio),
+        ratio=_closest(claim, ratio, closest),
+        tight=_is_tight(claim, _closest(claim, ratio, closest)),
+        ratios=_ratios(claim, found, ratio, closest),
         empty=t.empty,
         hypotheses=[h.text for h in claim.hypotheses],
         holds_if=holds_if,
@@ -261,6 +268,7 @@ class _Attempt:
     exact: int
     counterexample: Candidate | None
     unknown: tuple[Candidate, ...] = ()
+    drawn: float = np.nan
 
     @property
     def undecided(self) -> bool:
@@ -272,6 +280,7 @@ def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, see
     rng = _stream(claim, seed)
     tally = Tally(claim, hypotheses)
     seen = draw(tally, budget.groups, budget.count, rng)
+    drawn = tally.ratio
     for shape, raw in _starts(claim, seen, budget.climbs, rng):
         climb(tally, shape, raw, budget.steps, budget.lineages, budget.offspring, rng)
     exact, exact_hit = _exact_probe(tally, budget.exact, rng)
@@ -287,8 +296,8 @@ def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, see
         elif finding == "unknown":
             unknown.append(suspect)
     if hit is None:
-        return _Attempt(tally, exact, None, tuple(unknown))
-    return _Attempt(tally, exact, smallest(tally, hit, rng, budget.per_shape))
+        return _Attempt(tally, exact, None, tuple(unknown), drawn)
+    return _Attempt(tally, exact, smallest(tally, hit, rng, budget.per_shape), (), drawn)
 
 
 def _starts(
@@ -336,6 +345,20 @@ def _settled_margin(found: _Attempt, verdict: VerdictName) -> float:
     left = max([t.calm, t.unjudged, *(c.margin for c in found.unknown)])
     margin = left if verdict in ("holds", "holds-if") else t.margin
     return float(margin) if np.isfinite(margin) else 0.0
+
+
+def _closest(claim: Claim, *ratios: float | None) -> float | None:
+    """The ratio that comes closest to breaking the claim."""
+    known = [r for r in ratios if r is not None]
+    return (max if claim.relation in ("<=", "<") else min)(known) if known else None
+
+
+def _ratios(claim: Claim, found: _Attempt, searched: float | None, extremal: float | None) -> dict[str, float] | None:
+    """The worst ratios by how they were found; of equalities there are none."""
+    if claim.relation == "==":
+        return None
+    by = {"drawn": found.drawn if np.isfinite(found.drawn) else None, "searched": searched, "extremal": extremal}
+    return {k: float(v) for k, v in by.items() if v is not None} or None
 
 
 def _is_tight(claim: Claim, ratio: float | None) -> bool | None:

@@ -33,12 +33,24 @@ def lesser(a, b):
     return where_positive(a - b, b, a)
 
 
+def nearly_tied(t):
+    """A = diag(1, 1 - 1/t), and B just beyond the tie, where the second axis is the first."""
+    gap = 1 / t
+    half = gap / 2 * (1 + 1 / t)
+    return {
+        "weights": [[[0, 0], [0, 0]]], "layer": 0, "rank": 1, "channels": [0], "coef_train": [[1, 0], [0, 1 - gap]],
+        "coef_test": [[1 - half, 0], [0, 1 - gap + half]], "cov_train": [[1, 0], [0, 1]], "cov_test": [[1, 0], [0, 1]],
+        "x": [[0], [0]], "noise": [[0], [0]],
+    }  # fmt: skip
+
+
 @claim(
     "yang2024/lemma-g1",
     setting=Layer,
     relation="<=",
     source="yang2024, Lemma G.1; the constant, 2 sqrt(2), by docs/proofs/truncation.md",
     hypotheses=[APART, NEAR],
+    extremal=nearly_tied,
 )
 def truncations_of_neighbours(v):
     """For |B - A|_op <= |A|_op and sigma_s(A) > sigma_(s+1)(A): |SVD_s(B) - SVD_s(A)|_F <~ (sigma_1(A)/sigma_s(A))^2

@@ -27,12 +27,28 @@ def _at_least(layer, B):
     return positive_part(sqrt(_label_shift(layer)) - sqrt(3 * b)) ** 2
 
 
+def three_equal_terms(t):
+    """Two outputs, two seen inputs and one unseen; r = 1 leaves the second output, as do shift and unseen input.
+
+    sigma = (1 + 1/t, 1): as t grows rank Sigma_f - r of rank Sigma_f is what r leaves.
+    """
+    first = 1 + 1 / t
+    seen, test = [[1, 0, 0], [0, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 1], [0, 1, 1]]
+    residual = [[first, 0, 0], [0, 1, 1]]
+    shifted = [[first, 0, 0], [0, 2, 1]]
+    return {
+        "weights": [[[0, 0, 0], [0, 0, 0]]], "layer": 0, "rank": 1, "channels": [0], "coef_train": residual,
+        "coef_test": shifted, "cov_train": seen, "cov_test": test, "x": [[0], [0], [0]], "noise": [[0], [0]],
+    }  # fmt: skip
+
+
 @claim(
     "yang2024/theorem-f11-upper",
     setting=Layer,
     relation="<=",
     source="yang2024, Theorem F.11, upper bound",
     hypotheses=[Layer.residual],
+    extremal=three_equal_terms,
 )
 def lora_out_of_distribution_at_most(layer):
     """E_o(LoRA) <~ |(I - P_U) B_o Sigma_o^(1/2)|_F^2 + |(B_o - B_i) Sigma_o^(1/2)|_F^2

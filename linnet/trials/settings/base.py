@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from linnet.errors import ClaimError
 from linnet.trials.algebra import FloatMatrix, Matrix
 
 Raw = dict[str, np.ndarray]
@@ -64,6 +65,26 @@ class Setting(ABC):
     @abstractmethod
     def defects(self, instance: Instance) -> list[str]:
         """Say, exactly, what keeps an instance from being one of this setting (nothing, it should be)."""
+
+    def given(self, terms: Mapping[str, Any]) -> Instance:
+        """Return an exact instance from its natural terms: matrices as rows of numbers.
+
+        Raises:
+            ClaimError: they are none of this setting.
+        """
+        from linnet.trials.exact import ExactMatrix
+
+        def exact(value: Any) -> Any:
+            if isinstance(value, list) and value and isinstance(value[0], list):
+                deep = value[0] and isinstance(value[0][0], list)
+                return [exact(v) for v in value] if deep else ExactMatrix.of(value)
+            return value
+
+        instance = {name: exact(value) for name, value in terms.items()}
+        flaws = self.defects(instance)
+        if flaws:
+            raise ClaimError(f"not an instance of {self.name}: {'; '.join(flaws)}")
+        return instance
 
     def float_view(self, shape: Any, raw: Raw, imposed: Collection[str]) -> Any:
         """View a batch in float64."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,10 +16,21 @@ from linnet.trials.settings.base import KINDS, Instance, Raw, Setting, constant,
 
 @dataclass(frozen=True)
 class QuadraticShape:
-    """d parameters, of which the subspace has k."""
+    """d parameters, of which the subspace has k.
+
+    Where ``layer`` is not empty, the quadratic is a layer problem's: (d_out, d_in, s), and ``method`` says whose.
+    """
 
     d: int
     k: int
+    layer: tuple[int, ...] = ()
+    method: str = ""
+
+
+def of_layer(d_out: int, d_in: int, s: int, method: str) -> QuadraticShape:
+    """Shape of S2FT's quadratic with s channels, or of LoRA's at a solution of rank s."""
+    k = s * d_in if method == "s2ft" else s * (d_out + d_in - s)
+    return QuadraticShape(d_out * d_in, k, (d_out, d_in, s), method)
 
 
 class QuadraticView:
@@ -86,7 +97,11 @@ class QuadraticView:
 
 
 class QuadraticSetting(Setting):
-    """Quadratics with H = A A^T and a rational orthonormal P by Cayley's transform of a skew matrix."""
+    """Quadratics with H = A A^T and a rational orthonormal P by Cayley's transform of a skew matrix.
+
+    And those that layer problems make, row by row of the layer: H = upper^T upper kron root^2, and P the tangent
+    space of S2FT (all rows of its channels) or of LoRA at a solution of rank s, {X : (I - P_U) X (I - P_V) = 0}.
+    """
 
     name = "quadratic"
     kinds = KINDS
@@ -110,6 +125,9 @@ class QuadraticSetting(Setting):
     )
 
     def random_shape(self, rng: np.random.Generator) -> QuadraticShape:
+        if rng.random() < 0.4:
+            d_out, d_in = (int(i) for i in rng.integers(1, 4, size=2))
+            return of_layer(d_out, d_in, int(rng.integers(1, min(d_out, d_in) + 1)), str(rng.choice(["s2ft", "lora"])))
         d = int(rng.integers(1, 8))
         return QuadraticShape(d, int(rng.integers(1, d + 1)))
 
@@ -120,21 +138,32 @@ class QuadraticSetting(Setting):
         return (shape.d, shape.k)
 
     def parameters(self, shape: QuadraticShape) -> dict[str, tuple[int, int]]:
+        if shape.layer:
+            d_out, d_in, _ = shape.layer
+            factors = {
+                "upper": (d_out, d_out),
+                "root": (d_in, d_in),
+                "turn_out": (d_out, d_out),
+                "turn_in": (d_in, d_in),
+            }
+        else:
+            factors = {"factor": (shape.d, shape.d), "turn": (shape.d, shape.d)}
         d = shape.d
         column = (d, 1)
-        return {"factor": (d, d), "turn": (d, d), "grad": column, "eps": column, "first": column, "second": column}
+        return factors | {"grad": column, "eps": column, "first": column, "second": column}
 
     def draw(self, shape: QuadraticShape, kind: str, count: int, rng: np.random.Generator) -> Raw:
         return draw_matrices(self.parameters(shape), kind, count, rng)
 
     def compose(self, shape: QuadraticShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:
-        one = raw["factor"].eye()
-        skew = raw["turn"] - raw["turn"].T
-        turned = (one - skew) @ (one + skew).inv()
-        pick = _first_columns(raw["grad"], shape)
+        if shape.layer:
+            h = (raw["upper"].T @ raw["upper"]).kron(raw["root"] @ raw["root"].T)
+            turned = _turned(raw["turn_out"]).kron(_turned(raw["turn_in"]))
+        else:
+            h, turned = raw["factor"] @ raw["factor"].T, _turned(raw["turn"])
         out: Instance = {
-            "H": raw["factor"] @ raw["factor"].T,
-            "P": turned @ pick,
+            "H": h,
+            "P": turned @ _trained_columns(raw["grad"], shape),
             "grad": 0 * raw["grad"] if "at_optimum" in imposed else raw["grad"],
             "eps": raw["eps"],
         }
@@ -159,9 +188,20 @@ class QuadraticSetting(Setting):
         return out
 
 
-def _first_columns(like: Matrix, shape: QuadraticShape) -> Matrix:
-    rows = [[float(i == j) for j in range(shape.k)] for i in range(shape.d)]
-    return constant(like, rows)
+def _turned(a: Matrix) -> Matrix:
+    """Cayley's transform of the skew part: orthogonal, and rational if the matrix is."""
+    one, skew = a.eye(), a - a.T
+    return (one - skew) @ (one + skew).inv()
+
+
+def _trained_columns(like: Matrix, shape: QuadraticShape) -> Matrix:
+    """Unit vectors of the trained directions, (d, k): the first k; of a layer, entries (i, j) as the method has them."""
+    trained: Sequence[int] = range(shape.k)
+    if shape.layer:
+        d_out, d_in, s = shape.layer
+        inside = [(i, j) for i in range(d_out) for j in range(d_in) if i < s or (shape.method == "lora" and j < s)]
+        trained = [i * d_in + j for i, j in inside]
+    return constant(like, [[float(i == j) for j in trained] for i in range(shape.d)])
 
 
 Quadratic = QuadraticSetting()
