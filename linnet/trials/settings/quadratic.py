@@ -195,7 +195,7 @@ def _turned(a: Matrix) -> Matrix:
 
 
 def _trained_columns(like: Matrix, shape: QuadraticShape) -> Matrix:
-    """Unit vectors of the trained directions, (d, k): the first k; of a layer, entries (i, j) as the method has them."""
+    """Unit vectors of the trained directions, (d, k): the first k; of a layer, the entries that the method trains."""
     trained: Sequence[int] = range(shape.k)
     if shape.layer:
         d_out, d_in, s = shape.layer
