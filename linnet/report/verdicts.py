@@ -173,7 +173,7 @@ def ledger_table(ledger: Ledger) -> Table:
             f"[{COLOURS[v.verdict]}]{v.verdict}[/]",
             v.relation,
             str(v.instances),
-            f"{v.margin:.1e}",
+            "" if v.reason or (v.fit and "exponent" in v.fit) else f"{v.margin:.1e}",
             "" if v.ratio is None else f"{v.ratio:.4g}",
             _tightness(v),
             f"{v.seconds:.1f}",
@@ -190,10 +190,18 @@ def _tightness(v: Verdict) -> str:
 
 def _notes(console: Console, ledger: Ledger) -> None:
     for v in ledger.verdicts:
+        if v.verdict == "rate" and v.fit:
+            low, high = v.fit["interval"]
+            console.print(
+                f"{v.id} exponent {v.fit['exponent']:.2f} [{low:.2f}, {high:.2f}], stated {v.fit['stated']:.2f}",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
         if v.holds_if:
             console.print(f"{v.id} holds if {'; '.join(v.holds_if)}", highlight=False, soft_wrap=True)
         if v.reason:
-            console.print(f"{v.id} is ill-posed: {v.reason}; its nearest reading is {v.nearest}", highlight=False)
+            console.print(
+                f"{v.id} is ill-posed: {v.reason}; its nearest reading is {v.nearest}", highlight=False, soft_wrap=True
+            )
         if v.replaced_by:
             console.print(f"{v.id} is false; read {v.replaced_by} in its place", highlight=False, soft_wrap=True)
     for name, reason in ledger.failures.items():
