@@ -88,47 +88,25 @@ def cross_moments_concentrate(v):
     return rows
 
 
-def _rho(v):
-    return sqrt(effective_rank(v.population.gram) * v.log_sq / v.n)
-
-
-@claim("yang2024/lemma-g3-30", setting=Sampled, relation="<~", source="yang2024, eq. (30)", hypotheses=LIKELY)
-def pseudo_inverse_of_the_sample_gram(v):
-    """With rho^2 = r_e(root^2) log^2(n+p+q)/n: |(root_n^2)^+ - (root^2)^+|_op <~ kappa_*^2(root) rho/
-    lambda_min^+(root^2).
+@claim("yang2024/lemma-g3", setting=Sampled, relation="<~", source="yang2024, Lemma G.3", hypotheses=LIKELY)
+def gram_root_and_cross_moments_of_the_sample(v):
+    """With rho^2 = r_e(root^2) log^2(n+p+q)/n: (30) |(root_n^2)^+ - (root^2)^+|_op <~ kappa_*^2(root) rho/
+    lambda_min^+(root^2); (31) |root_n - root|_op <~ kappa_*(root) |root|_op rho; (32) |root_n^+ - root^+|_op <~
+    kappa_*(root) rho/lambda_min^+(root); (33) |Phi^T (D_n Sigma_n - D Sigma) lower^T|_op <~ |root|_op sum_j
+    |K_j|_op^(1/2) ((r_e(Phi^T K_j Phi) + r_e(root^2)) log^2(n+p+q)/n)^(1/2) over K_j in {Sigma_eps, Sigma_f}, for
+    Phi Phi^T = P_U and = P_C.
     """
-    root, gram = v.population.root, v.population.gram
-    off = op_norm(v.sample.gram.pinv() - gram.pinv())
-    return off, ratio(condition(root) ** 2 * _rho(v), least_singular(gram))
-
-
-@claim("yang2024/lemma-g3-31", setting=Sampled, relation="<~", source="yang2024, eq. (31)", hypotheses=LIKELY)
-def root_of_the_sample_gram(v):
-    """|root_n - root|_op <~ kappa_*(root) |root|_op rho."""
-    root = v.population.root
-    return op_norm(v.sample.root - root), condition(root) * op_norm(root) * _rho(v)
-
-
-@claim("yang2024/lemma-g3-32", setting=Sampled, relation="<~", source="yang2024, eq. (32)", hypotheses=LIKELY)
-def pseudo_inverse_of_the_sample_root(v):
-    """|root_n^+ - root^+|_op <~ kappa_*(root) rho/lambda_min^+(root)."""
-    root = v.population.root
-    off = op_norm(v.sample.root.pinv() - root.pinv())
-    return off, ratio(condition(root) * _rho(v), least_singular(root))
-
-
-@claim("yang2024/lemma-g3-33", setting=Sampled, relation="<~", source="yang2024, eq. (33)", hypotheses=LIKELY)
-def cross_moments_with_the_residual(v):
-    """|Phi^T (D_n Sigma_n - D Sigma) lower^T|_op <~ |root|_op sum_j |K_j|_op^(1/2) ((r_e(Phi^T K_j Phi) + r_e(root^2))
-    log^2(n+p+q)/n)^(1/2) over K_j in {Sigma_eps, Sigma_f}, for Phi Phi^T = P_U and = P_C.
-    """
-    design = effective_rank(v.population.gram)
-    off = v.sample.cross - v.population.cross
-    rows = []
+    here, there = v.population, v.sample
+    kappa, design = condition(here.root), effective_rank(here.gram)
+    rho = sqrt(design * v.log_sq / v.n)
+    rows = [
+        (op_norm(there.gram.pinv() - here.gram.pinv()), ratio(kappa**2 * rho, least_singular(here.gram))),
+        (op_norm(there.root - here.root), kappa * op_norm(here.root) * rho),
+        (op_norm(there.root.pinv() - here.root.pinv()), ratio(kappa * rho, least_singular(here.root))),
+    ]
     for onto in (v.P_U, v.P_C):
         total = 0
         for k in (v.noise_cov, v.Sigma_f):
-            room = (effective_rank(onto @ k @ onto) + design) * v.log_sq / v.n
-            total = total + sqrt(op_norm(k) * room)
-        rows.append((op_norm(onto @ off), op_norm(v.population.root) * total))
+            total = total + sqrt(op_norm(k) * (effective_rank(onto @ k @ onto) + design) * v.log_sq / v.n)
+        rows.append((op_norm(onto @ (there.cross - here.cross)), op_norm(here.root) * total))
     return rows

@@ -1,6 +1,6 @@
 """yang2024, Theorem F.10: LoRA's bias and variance in distribution."""
 
-from linnet.trials import Sampled, claim, condition, effective_rank, eigengap, op_norm
+from linnet.trials import Layer, Sampled, claim, condition, effective_rank, eigengap, op_norm, op_norm_sq
 
 
 def braces(v, onto):
@@ -39,3 +39,15 @@ def variance_of_lora(v):
 def variance_of_s2ft(v):
     """With high probability (T_var^S2FT)^2 <~ (s log^2(n+p+q)/n) times the braces of Theorem F.10, P_C for P_U."""
     return v.variance("s2ft"), v.s * v.log_sq / v.n * braces(v, v.P_C)
+
+
+@claim(
+    "yang2024/theorem-f13-bias",
+    setting=Layer,
+    relation="<=",
+    source="yang2024, Theorem F.13, the bias",
+)
+def bias_of_s2ft(layer):
+    """(T_bias^S2FT)^2 <= |(P_U - P_C) Phi(Z)|_op^2 E_i(pre) + E_i(full), Phi(Z) the left singular basis of Z."""
+    lost = op_norm_sq((layer.P_U - layer.P_C) @ layer.Z.projector())
+    return layer.s2ft.train_risk, lost * layer.pretrained.train_risk + layer.full_ft.train_risk

@@ -1,13 +1,30 @@
 """yang2024, Theorem F.7: S2FT and LoRA remember alike."""
 
-from linnet.trials import Sampled, claim, condition, eigengap, op_norm
+from linnet.trials import Layer, Sampled, claim, condition, eigengap, op_norm
 
 
 @claim(
     "yang2024/theorem-f7",
+    setting=Layer,
+    relation="<=",
+    source="yang2024, Theorem F.7, the biases",
+    hypotheses=[Layer.sparse_channels, Layer.budget_matched],
+    replaced_by="linnet/bias-order",
+)
+def biases_above_full_fine_tuning(layer):
+    """0 <= (T_bias^LoRA)^2 - E_i(full) <= (T_bias^S2FT)^2 - E_i(full) <~ delta^2 E_i(pre), under F.4 and F.6, at matched
+    budgets; what F.6 takes to be of order 1 is kappa_*^2(upper), as in Lemma F.14.
+    """
+    full, lora, s2ft = (m.train_risk for m in (layer.full_ft, layer.lora, layer.s2ft))
+    bound = layer.delta_sq * layer.kappa_upper_sq * layer.pretrained.train_risk
+    return [(0, lora - full), (lora - full, s2ft - full), (s2ft - full, bound)]
+
+
+@claim(
+    "yang2024/theorem-f7-variance",
     setting=Sampled,
     relation="<~",
-    source="yang2024, Theorem F.7, the variances; its biases are Lemma F.14",
+    source="yang2024, Theorem F.7, the variances",
     hypotheses=[Sampled.likely, Sampled.many, Sampled.budget_below_rank, Sampled.gap, Sampled.learnable],
 )
 def variances_at_condition_numbers_of_order_one(v):
