@@ -12,8 +12,8 @@ from linnet.trials import Layer, Sampled, claim, condition, eigengap, op_norm
     replaced_by="linnet/bias-order",
 )
 def biases_above_full_fine_tuning(layer):
-    """0 <= (T_bias^LoRA)^2 - E_i(full) <= (T_bias^S2FT)^2 - E_i(full) <~ delta^2 E_i(pre), under F.4 and F.6, at matched
-    budgets; what F.6 takes to be of order 1 is kappa_*^2(upper), as in Lemma F.14.
+    """0 <= (T_bias^LoRA)^2 - E_i(full) <= (T_bias^S2FT)^2 - E_i(full) <~ delta^2 E_i(pre), under F.4 and F.6, at
+    matched budgets; what F.6 takes to be of order 1 is kappa_*^2(upper), as in Lemma F.14.
     """
     full, lora, s2ft = (m.train_risk for m in (layer.full_ft, layer.lora, layer.s2ft))
     bound = layer.delta_sq * layer.kappa_upper_sq * layer.pretrained.train_risk
