@@ -277,7 +277,7 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
     tops = [_climb(runner, start, steps, replicates) for start in seen[: max(1, ladders // 8)]]
     # From what was climbed, and from what was drawn: at the top of a climb little more may have a value in float64.
     most = float(seen[0].ratio[0])
-    ray = next(filter(None, (_ray(runner, c, replicates, most) for c in (*tops, *seen[:ladders]))), [])
+    ray = next(filter(None, (_ray(runner, c, replicates, most) for c in (*tops, *seen[: max(3, ladders // 4)]))), [])
     top = max(tops, key=lambda c: float(c.ratio[0]))
     constant = max(float(c.ratio.max()) for c in (worst, *tops, *ray))
     out = _summary(runner, seen, record(runner, ray, replicates) if ray else None)
