@@ -220,11 +220,13 @@ def drawn(draw, sample=st.booleans()):
     return Drawn(net, shape.layer, train, test, x, y)
 
 
+LINEAR = ("full", "rows", "columns", "left", "right", "sparse", "subspace")
+
+
 @st.composite
-def methods(draw, m, n):
+def methods(draw, m, n, kinds=("lora", "lora", "lora", *LINEAR)):
     """Draw one method for a layer (m, n): LoRA of any rank, others on any channels, entries or directions."""
-    linear = ["full", "rows", "columns", "left", "right", "sparse", "subspace"]
-    kind = draw(st.sampled_from(["lora", "lora", "lora", *linear]))
+    kind = draw(st.sampled_from(kinds))
     rng = np.random.default_rng(draw(SEEDS))
     k = draw(st.integers(1, {"left": m, "right": n}.get(kind, min(m * n, 8))))
     if kind == "full":
@@ -490,19 +492,40 @@ def test_methods_that_train_everything_are_full_fine_tuning(case):
 
 
 @given(case=drawn(), data=st.data())
-def test_the_same_entries_by_three_names(case, data):
-    """Rows or columns by S2FT, their entries by a mask, and as a subspace."""
-    m, n = case.sizes
-    form = data.draw(st.sampled_from(["rows", "columns"]))
-    chosen = sorted(data.draw(st.sets(st.integers(0, (m if form == "rows" else n) - 1), min_size=1)))
-    method = ln.S2FT(chosen, form=form)
+def test_a_linear_method_is_the_subspace_that_it_trains(case, data):
+    """Its structure gives what the general closed form gives from its directions alone."""
+    method = data.draw(methods(*case.sizes, kinds=LINEAR))
     clear, natural = sound(case, method)
-    mask = np.zeros((m, n), dtype=bool)
-    mask[(chosen, slice(None)) if form == "rows" else (slice(None), chosen)] = True
-    wanted = method.solve(case.problem).delta
-    assert np.all(wanted[:, ~mask] == 0)
-    for other in (ln.SparseFT(mask), ln.Subspace(np.eye(m * n)[:, mask.ravel()])):
-        same(other.solve(case.problem).delta, wanted, natural, clear)
+    delta = method.solve(case.problem).delta
+    same(ln.Subspace(method.directions(case.problem)).solve(case.problem).delta, delta, natural, clear)
+    if isinstance(method, ln.S2FT):
+        mask = np.zeros(case.sizes, dtype=bool)
+        mask[(method.channels, slice(None)) if method.form == "rows" else (slice(None), method.channels)] = True
+        assert np.all(delta[:, ~mask] == 0)
+        same(ln.SparseFT(mask).solve(case.problem).delta, delta, natural, clear)
+
+
+@given(case=drawn(), data=st.data())
+def test_nothing_that_is_trained_could_lower_the_risk_further(case, data):
+    """The gradient vanishes along trained directions; for LoRA along both factors."""
+    method = data.draw(methods(*case.sizes))
+    clear, natural = sound(case, method)
+    p, update = case.problem, solved(method, case.problem)
+    delta = np.nan_to_num(update.delta)
+    above, below = norm(p.upper), norm(p.inputs)
+    gradient = transposed(p.upper) @ (p.cross - p.upper @ delta @ p.gram)
+    unit = above * below * (case.size + above * below * natural)
+    if isinstance(method, ln.LoRA):
+        u, s, vt = np.linalg.svd(delta)
+        kept = s[:, None, :] > 1e-9 * natural[:, None, None]
+        k = s.shape[-1]
+        along = [transposed(u[..., :k] * kept) @ gradient, gradient @ (transposed(vt)[..., :k] * kept)]
+    else:
+        directions = method.directions(p)
+        along = [transposed(directions) @ gradient.reshape(COUNT, -1, 1)]
+        unit = unit * norm(directions)
+    for slope in along:
+        assert np.all(norm(slope)[clear] <= 1e-11 * unit[clear]), (norm(slope), unit)
 
 
 @given(case=drawn())
