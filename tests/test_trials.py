@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from verdicts import EXPECTED
 
 from linnet.errors import ClaimError, DataError
 from linnet.trials import (
@@ -207,83 +208,6 @@ def test_float_shapes_do_not_stretch():
 
 
 # --- the present claims ------------------------------------------------------------------------------
-
-EXPECTED = {
-    "conjecture/forgetting-monotone": "refuted",
-    "conjecture/lora-ood-never-better": "refuted",
-    "conjecture/ood-identity": "holds",
-    "linnet/learning-rates": "rate",
-    "linnet/learning-rates-adam": "rate",
-    "liu2025/eq-11": "holds-if",
-    "liu2025/eq-12": "rate",
-    "liu2025/eq-12-rate": "refuted",
-    "liu2025/eq-17": "refuted",
-    "liu2025/eq-19": "refuted",
-    "liu2025/eq-19-sentence": "refuted",
-    "liu2025/eq-20": "ill-posed",
-    "liu2025/eq-20-one-output": "refuted",
-    "liu2025/eq-35": "refuted",
-    "liu2025/eq-36-smooth": "refuted",
-    "liu2025/eq-37": "refuted",
-    "liu2025/eq-45": "refuted",
-    "liu2025/eq-47": "refuted",
-    "liu2025/eq-47-energy": "holds-if",
-    "liu2025/eq-50-lora": "holds-if",
-    "liu2025/eq-53": "refuted",
-    "liu2025/eq-53-energy": "holds-if",
-    "liu2025/eq-56": "refuted",
-    "liu2025/eq-58": "refuted",
-    "liu2025/eq-64": "refuted",
-    "liu2025/eq-65": "refuted",
-    "liu2025/eq-66": "refuted",
-    "liu2025/theorem-1-inclusion-adapter": "holds-if",
-    "liu2025/theorem-1-strict-functions": "refuted",
-    "liu2025/theorem-1-strict-functions-lora": "refuted",
-    "liu2025/theorem-1-submanifold": "refuted",
-    "liu2025/theorem-1-submanifold-lora": "refuted",
-    "liu2025/theorem-1-submanifold-lora-true-dimension": "holds-if",
-    "liu2025/theorem-2": "refuted",
-    "liu2025/theorem-2-depth": "holds-if",
-    "liu2025/theorem-2-product": "refuted",
-    "liu2025/theorem-3": "rate",
-    "liu2025/theorem-4": "refuted",
-    "liu2025/theorem-4-a": "refuted",
-    "liu2025/theorem-4-b": "holds-if",
-    "liu2025/theorem-4-c": "refuted",
-    "liu2025/theorem-5": "refuted",
-    "yang2024/coupled-permutation": "holds-if",
-    "yang2024/coupled-permutation-channels": "holds-if",
-    "yang2024/coupled-permutation-multi-head": "holds",
-    "yang2024/coupled-permutation-with-keys": "holds-if",
-    "yang2024/eq-13": "holds",
-    "yang2024/eq-14": "holds",
-    "yang2024/eq-14-theorem": "holds",
-    "yang2024/intuition-single-layer": "holds-if",
-    "yang2024/layers-as-one": "holds-if",
-    "yang2024/lemma-f12": "holds",
-    "yang2024/lemma-f14": "refuted",
-    "yang2024/lemma-f17": "holds",
-    "yang2024/lemma-f9": "holds",
-    "yang2024/lemma-g2": "rate",
-    "yang2024/lemma-g3": "rate",
-    "yang2024/min-norm-implicit-bias-any-start": "holds-if",
-    "yang2024/min-norm-implicit-bias-lora": "refuted",
-    "yang2024/remark-f16": "holds",
-    "yang2024/sec-4.2-direction": "holds-if",
-    "yang2024/sec-4.2-learning-rate": "rate",
-    "yang2024/sec-4.2-learning-rate-lora": "holds-if",
-    "yang2024/sec-4.2-update": "holds-if",
-    "yang2024/theorem-f10": "rate",
-    "yang2024/theorem-f11-lower-test": "refuted",
-    "yang2024/theorem-f13": "rate",
-    "yang2024/theorem-f15": "holds",
-    "yang2024/theorem-f7": "refuted",
-    "yang2024/theorem-f7-variance": "rate",
-    "yang2024/theorem-f8-lora": "refuted",
-    "yang2024/theorem-f8-s2ft": "holds",
-}
-"""Proven by hand, apart from the machinery that produces the verdicts."""
-
 
 PATIENT = {
     "yang2024/theorem-f11-lower-test": BUDGETS["quick"],

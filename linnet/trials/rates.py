@@ -34,9 +34,12 @@ STANDARD_ERRORS, CONFIRMED = 5.0, 6.0
 FINE = 0.1
 """A mean whose standard error is above this share of what is stated decides nothing."""
 
-RAY, GROWTH, STEADY, BEYOND = 4, 2.0, 0.7, 100.0
-"""A ratio has no bound along a ray if over so many steps it grows at least so much with each, the last step's
-growth is no less than this share of the largest, and it ends so many times above every ratio drawn."""
+RAY, GROWTH, STEADY, BEYOND = 5, 1.5, 0.7, 100.0
+"""A ratio has no bound along a ray if over so many steps it grows at least so much with each, and the last step's
+growth is no less than this share of the largest; from an instance that was drawn or climbed to, it must also
+end so many times above every ratio drawn.
+"""
+
 
 ROUNDING = 1e-10
 """Means that differ by less than this share of the instance's scale are equal."""
@@ -273,11 +276,19 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
     worst = max(seen, key=lambda c: float(c.ratio.max()))
     if relation == "~" or any(h is getattr(runner.setting, "per_problem", None) for h in runner.hypotheses):
         return _summary(runner, seen, None)  # the constant may be anything: there is nothing to climb
-    seen.sort(key=lambda c: -float(c.ratio[0]))
-    tops = [_climb(runner, start, steps, replicates) for start in seen[: max(1, ladders // 8)]]
-    # From what was climbed, and from what was drawn: at the top of a climb little more may have a value in float64.
-    most = float(seen[0].ratio[0])
-    ray = next(filter(None, (_ray(runner, c, replicates, most) for c in (*tops, *seen[: max(3, ladders // 4)]))), [])
+    tops: list[Course] = []
+    ray: list[Course] = []
+    for index in sorted({c.index for c in seen}):
+        mine = sorted((c for c in seen if c.index == index), key=lambda c: -float(c.ratio[0]))
+        climbed = [_climb(runner, start, steps, replicates) for start in mine[: max(1, ladders // 8)]]
+        tops += climbed
+        # From what was climbed and drawn, and from plain instances: where all is near the limits of float64
+        # already, little more has a value there.
+        most = float(mine[0].ratio[0])
+        for start in (*climbed, *mine[: max(3, ladders // 8)]):
+            ray = ray or _ray(runner, start, replicates, BEYOND * most)
+        for start in _plain(runner, index, max(2, ladders // 4), replicates):
+            ray = ray or _ray(runner, start, replicates, 0.0)
     top = max(tops, key=lambda c: float(c.ratio[0]))
     constant = max(float(c.ratio.max()) for c in (worst, *tops, *ray))
     out = _summary(runner, seen, record(runner, ray, replicates) if ray else None)
@@ -285,12 +296,21 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
 
 
 def _confirm(runner: Runner, course: Course, replicates: int) -> Course | None:
-    """Look again, with fresh realisations, at larger sizes."""
-    sizes = np.unique(np.round(course.sizes * runner.setting.onwards))
-    again = runner.courses(course.point, sizes, 4 * replicates)
-    if not again or again[course.index].is_nothing:
-        return None
-    return again[course.index] if again[course.index].misses(runner.claim.relation) else None
+    """Look again, with fresh realisations, at larger and larger sizes: all of them must miss.
+
+    What looks like an exponent over two decades may be the way from one plateau to the next, which
+    close singular values or little noise make long.
+    """
+    last = None
+    for further in runner.setting.onwards:
+        sizes = np.unique(np.round(course.sizes * further))
+        if sizes[-1] > LARGEST:
+            break
+        again = runner.courses(course.point, sizes, 4 * replicates)
+        if not again or again[course.index].is_nothing or not again[course.index].misses(runner.claim.relation):
+            return None
+        last = again[course.index]
+    return last
 
 
 def _climb(runner: Runner, start: Course, steps: int, replicates: int) -> Course:
@@ -315,6 +335,28 @@ def _climb(runner: Runner, start: Course, steps: int, replicates: int) -> Course
     return best
 
 
+def _plain(runner: Runner, index: int, wanted: int, replicates: int) -> Iterator[Course]:
+    """Yield well-conditioned instances: all singular values between 1/2 and 2."""
+    for _ in range(20 * wanted):
+        if wanted == 0:
+            break
+        shape = runner.setting.random_shape(runner.rng)
+        if not all(h.shape is None or h.shape(shape) for h in runner.hypotheses):
+            continue
+        raw = {}
+        for name, (m, n) in runner.setting.parameters(shape).items():
+            u, _, vt = np.linalg.svd(runner.rng.normal(size=(m, n)), full_matrices=False)
+            # Not exactly orthogonal: singular values that tie have no truncation.
+            raw[name] = ((u * runner.rng.uniform(0.5, 2.0, size=u.shape[1])) @ vt)[None]
+        point = Point(shape, raw)
+        if not runner.admits(point):
+            continue
+        found = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
+        if found and not found[index].is_nothing and found[index].stated[0] > 0:
+            wanted -= 1
+            yield found[index]
+
+
 def _ray(runner: Runner, start: Course, replicates: int, most: float) -> list[Course]:
     """Follow rays on which a matrix, or one singular value of it, shrinks or grows.
 
@@ -334,7 +376,7 @@ def _ray(runner: Runner, start: Course, replicates: int, most: float) -> list[Co
                     if not courses or not courses[start.index].ratio[0] > GROWTH * found[-1].ratio[0]:
                         break
                     found.append(courses[start.index])
-                if len(found) == RAY + 1 and _grows(found) and found[-1].ratio[0] > BEYOND * most:
+                if len(found) == RAY + 1 and _grows(found) and found[-1].ratio[0] > most:
                     return found
     return []
 

@@ -2,7 +2,13 @@
 
 from linnet.trials import Sampled, claim
 
-GAP = [Sampled.noisy, Sampled.one_layer, Sampled.one_target, Sampled.per_problem]
+GAP = [
+    Sampled.noisy,
+    Sampled.one_layer,
+    Sampled.one_target,
+    Sampled.per_problem,
+    Sampled.from_the_dimension,
+]
 
 
 def full_gap(v):
@@ -36,7 +42,7 @@ def gap_of_least_squares_has_this_rate(v):
     setting=Sampled,
     relation="~",
     source="liu2025, eq. (37)",
-    hypotheses=[Sampled.noisy, Sampled.learnable, Sampled.gap],
+    hypotheses=[Sampled.noisy, Sampled.learnable],
     replaced_by="linnet/generalisation-gap",
 )
 def gap_of_lora(v):
@@ -50,7 +56,7 @@ def gap_of_lora(v):
     setting=Sampled,
     relation="<~",
     source="liu2025, Theorem 3, eq. (7) and (38)",
-    hypotheses=[Sampled.noisy, Sampled.learnable, Sampled.gap, Sampled.per_problem],
+    hypotheses=[Sampled.noisy, Sampled.learnable, Sampled.per_problem],
 )
 def loss_of_lora_beyond_the_critical_rank(v):
     """loss_test(W + Delta_r) <= loss_test(W + Delta*) + L eps^(1/2) + O((r/N)^(1/2)): with Delta* the population's

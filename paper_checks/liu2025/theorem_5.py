@@ -1,22 +1,37 @@
 """liu2025, eq. (11), (17), (19) and Theorem 5: what further data brings."""
 
-from linnet.trials import Estimator, claim, ratio, sqrt
+from linnet.trials import Estimator, Hypothesis, claim, ratio, sqrt
+
+DRIVEN = Hypothesis(
+    "the training loss is driven to L*_H (tried where nothing else is in its way: without noise)",
+    lambda v: [(v.expected_training_loss(), "==", v.least_loss())],
+    impose="noiseless",
+)
+
+
+def both_sides_of_eq_11(v):
+    """E[loss(theta_N)], and E[loss(theta_N) - loss_N(theta_N)] + L*_H."""
+    gap = v.expected_loss() - v.expected_training_loss()
+    return v.expected_loss(), gap + v.least_loss()
+
+
+@claim("liu2025/eq-11", setting=Estimator, relation="==", source="liu2025, eq. (11)", hypotheses=[DRIVEN])
+def error_is_gap_and_approximation(v):
+    """With the training loss driven to L*_H: E[loss(theta_N)] = E[loss(theta_N) - loss_N(theta_N)] + L*_H."""
+    return both_sides_of_eq_11(v)
 
 
 @claim(
-    "liu2025/eq-11",
+    "liu2025/eq-11-least-squares",
     setting=Estimator,
     relation="==",
-    source="liu2025, eq. (11)",
+    source="liu2025, eq. (11), as it is used: the training loss driven to its least",
     rescue=[Estimator.noiseless],
     replaced_by="linnet/generalisation-gap",
 )
-def error_is_gap_and_approximation(v):
-    """With the training loss driven to its least: E[loss(theta_N)] = E[loss(theta_N) - loss_N(theta_N)] + L*_H. The
-    paper sets the training loss equal to L*_H; driven to its least it is the least-squares estimate's.
-    """
-    gap = v.expected_loss() - v.expected_training_loss()
-    return v.expected_loss(), gap + v.least_loss()
+def error_of_least_squares_is_gap_and_approximation(v):
+    """E[loss(theta_N)] = E[loss(theta_N) - loss_N(theta_N)] + L*_H for the estimate of least training loss."""
+    return both_sides_of_eq_11(v)
 
 
 @claim("liu2025/eq-17", setting=Estimator, relation="==", source="liu2025, eq. (17)", replaced_by="linnet/benefit")

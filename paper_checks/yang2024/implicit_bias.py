@@ -44,7 +44,8 @@ def descent_on_v_from_anywhere(v):
 def descent_on_both_factors(v):
     """Gradient flow on (U, V) from U = 0, V = V_0 reaches the least-norm solution of Lemma F.9. The flow conserves
     U^T U - V^T V, which is -V_0^T V_0 at the start and 0 at every pair of least |U|_F^2 + |V|_F^2; and from V_0 = 0 it
-    does not move. So V_0^T V_0 = 0 is needed, and then LoRA's risk must be the pre-trained one.
+    does not move. So V_0^T V_0 = 0 is needed, and then LoRA's risk must be the pre-trained one. The product U V^T, on
+    which alone risks depend, is another matter: see docs/proofs/implicit-bias.md.
     """
     first = v.start @ v.start.T
     return [(sq(first), 0 * sq(first)), (v.lora.train_risk, "==", v.pretrained.train_risk)]

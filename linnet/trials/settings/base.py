@@ -105,7 +105,7 @@ class Ladder(Setting):
     drawn by ``at``, so many times over as a mean or a quantile needs.
     """
 
-    onwards = 100.0
+    onwards: tuple[float, ...] = (1e2, 1e5, 1e8)
     """How much farther a ladder is followed before an exponent that misses is believed."""
 
     @abstractmethod

@@ -107,7 +107,7 @@ class EstimatorView:
 
 
 class EstimatorSetting(Setting):
-    """Up to three points in up to three dimensions, one to three samples: everything can be summed."""
+    """Up to three points in up to three dimensions, at most four samples: everything can be summed."""
 
     name = "estimator"
     kinds = KINDS

@@ -390,7 +390,7 @@ class LayerView:
     def gradient_limit(self, start: Matrix) -> Matrix:
         """Where gradient flow of the population risk on V, U = U_C fixed, ends from ``start``, as U_C V^T.
 
-        The risk is a quadratic with the Hessian K = (upper U_C)^T (upper U_C) kron gram: the flow moves V in the
+        Half the risk is a quadratic with the Hessian K = (upper U_C)^T (upper U_C) kron gram: the flow moves V in the
         range of K alone, and there to the minimiser, V + K^+ (right-hand side - K V).
         """
         fit, moved = self.population, self.upper @ self.U_C

@@ -134,15 +134,17 @@ class SampledSetting(LayerSetting, Ladder):
 
     likely = Hypothesis("with probability 0.95 over the sample")
     per_problem = Hypothesis("the constant may depend on the problem, but not on n")
-    many = Hypothesis("F.2: sufficiently many observations (4 times the right-hand sides)", impose="many")
+    many = Hypothesis(
+        "F.2, the first two displays without kappa_*(Sigma_x): n is at least 4 times their right-hand sides",
+        impose="many",
+    )
+    from_the_dimension = Hypothesis("n >= 8 (p + q); x and noise Gaussian, bounded or a mixture")
     gaussian = Hypothesis(
         "x Gaussian, the noise Gaussian and independent of it", shape=lambda s: s.law == "gaussian", impose="small"
     )
     one_target = Hypothesis("one target", shape=lambda s: s.widths[-1] == 1)
     noisy = Hypothesis("there is noise", lambda v: [(trace(v.noise_cov), ">", 0)])
-    budget_below_rank = Hypothesis(
-        "r < rank M, so that the eigengap F.3 is one of M", lambda v: [(rank(v.population.M), ">", v.r)]
-    )
+    budget_below_rank = Hypothesis("r <= rank M: sigma_r(M) is positive", lambda v: [(rank(v.population.M), ">=", v.r)])
     gap = Hypothesis("F.3 with its least C_F", lambda v: [(eigengap(v), ">", 0)])
     learnable = Hypothesis("the layer reaches some of the residual", lambda v: [(sq(v.population.M), ">", 0)])
 

@@ -74,7 +74,7 @@ class WideSetting(Ladder):
 
     name = "wide"
     kinds = ("gaussian",)
-    onwards = 4.0
+    onwards = (4.0,)
 
     plain = Hypothesis("plain gradient steps", shape=lambda s: s.optimiser == "gradient")
     signs = Hypothesis(
