@@ -543,4 +543,9 @@ def test_each_rank_of_lora_gains_one_singular_value(case):
         same(update.delta, full.delta, natural, done)
         if r == 0:
             assert np.all(update.delta == 0)
+            continue
+        value, apart, first = gap(case, r)
+        tied = (value >= 1e-5 * case.size) & (apart <= 1e-13 * first) & (r < case.problem.residual_svd[1].shape[-1])
+        decided = clear & ~doubtful(case, r)
+        np.testing.assert_array_equal((update.status != 0)[decided], tied[decided])
     assert np.all(s[:, min(case.sizes)] <= 1e-12 * case.size)
