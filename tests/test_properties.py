@@ -115,35 +115,40 @@ OF_LAYERS = [id for id, found in HOLDING.items() if found.setting is Layer]
 OF_OTHERS = [id for id, found in HOLDING.items() if found.setting is not Layer]
 
 
-def require(found, shape, raw):
-    """The claim holds at all instances that count, and some do; exact arithmetic decides where float64 rounds."""
+def margins(found, shape, raw):
+    """Return the margins of the claim, -inf at instances that do not count; some must."""
     setting, imposed = found.setting, frozenset(h.impose for h in found.hypotheses if h.impose)
-    count = len(next(iter(raw.values())))
-    batch = evaluate(found, setting.float_view(shape, raw, imposed), found.hypotheses, count)
+    batch = evaluate(found, setting.float_view(shape, raw, imposed), found.hypotheses, COUNT)
     assume(batch.valid.any())
-    for i in np.flatnonzero(batch.valid & (batch.margin > 1e-7)):
-        exact = judge(found, setting.view(setting.exact_instance(shape, raw, i, imposed)), found.hypotheses)
-        assert exact.finding in ("met", "outside"), (batch.margin[i], exact)
+    return np.where(batch.valid, batch.margin, -np.inf)
 
 
 @pytest.mark.parametrize("id", OF_LAYERS)
 @few
 @given(data=st.data())
 def test_claims_about_layers_hold_on_drawn_structure(id, data):
+    """Exact arithmetic may clear none: it knows closed forms, not the library's solutions, which are on trial here."""
     found = HOLDING[id]
-    require(found, *data.draw(layers(Tally(found, found.hypotheses).admits)))
+    margin = margins(found, *data.draw(layers(Tally(found, found.hypotheses).admits)))
+    assert np.all(margin <= 1e-7), margin
 
 
 @pytest.mark.parametrize("id", OF_OTHERS)
 @few
 @given(data=st.data())
 def test_claims_of_other_settings_hold_on_drawn_kinds(id, data):
+    """Their kinds are ill-conditioned too: where float64 is in doubt, exact arithmetic decides."""
     found = HOLDING[id]
     rng = np.random.default_rng(data.draw(SEEDS))
     tally = Tally(found, found.hypotheses)
     shape = admitted_shape(tally, rng)
     assume(tally.admits(shape))
-    require(found, shape, found.setting.draw(shape, data.draw(st.sampled_from(found.setting.kinds)), COUNT, rng))
+    raw = found.setting.draw(shape, data.draw(st.sampled_from(found.setting.kinds)), COUNT, rng)
+    margin = margins(found, shape, raw)
+    for i in np.flatnonzero(margin > 1e-7):
+        instance = found.setting.exact_instance(shape, raw, i, tally.imposed)
+        exact = judge(found, found.setting.view(instance), found.hypotheses)
+        assert exact.finding in ("met", "outside"), (margin[i], exact)
 
 
 # --- problems and the methods that solve them --------------------------------------------------------
@@ -543,4 +548,9 @@ def test_each_rank_of_lora_gains_one_singular_value(case):
         same(update.delta, full.delta, natural, done)
         if r == 0:
             assert np.all(update.delta == 0)
+            continue
+        value, apart, first = gap(case, r)
+        tied = (value >= 1e-5 * case.size) & (apart <= 1e-13 * first) & (r < case.problem.residual_svd[1].shape[-1])
+        decided = clear & ~doubtful(case, r)
+        np.testing.assert_array_equal((update.status != 0)[decided], tied[decided])
     assert np.all(s[:, min(case.sizes)] <= 1e-12 * case.size)
