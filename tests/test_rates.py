@@ -85,7 +85,7 @@ def courses(ratios):
         ([1, 3.2, 10, 32, 100], True),
         ([1, 10, 50, 100, 120], False),  # slows down towards a bound
         ([1e-9, 1e-7, 1e-5, 1e-3, 1e-3], False),
-        ([1, 1.5, 2.2, 3.3, 5], False),
+        ([1, 1.2, 1.44, 1.7, 2], False),
     ],
 )
 def test_a_ratio_that_rises_to_a_bound_does_not_grow_without_one(ratios, grows):

@@ -34,10 +34,10 @@ STANDARD_ERRORS, CONFIRMED = 5.0, 6.0
 FINE = 0.1
 """A mean whose standard error is above this share of what is stated decides nothing."""
 
-RAY, GROWTH, STEADY, BEYOND = 5, 1.5, 0.7, 100.0
-"""A ratio has no bound along a ray if over so many steps it grows at least so much with each, and the last step's
-growth is no less than this share of the largest; from an instance that was drawn or climbed to, it must also
-end so many times above every ratio drawn.
+RAY, GROWTH, STEADY, BEYOND, BEYOND_PLAIN = 5, 1.25, 0.7, 100.0, 3.0
+"""A ratio has no bound along a ray if over so many steps it grows at least so much with each, the last step's
+growth is no less than this share of the largest, and it ends so many times above every ratio of its kind: of
+instances drawn, or of plain ones.
 """
 
 
@@ -47,8 +47,13 @@ ROUNDING = 1e-10
 TINY = 1e-18
 """An observed square below this share of the instance's scale is rounding, squared."""
 
-LARGEST = 1e15
+LARGEST = 1e18
 """Sizes above this are left alone."""
+
+STRIDES = (4.0, 1.8)
+"""Length of a ray's step for a whole matrix, and for one singular value: larger condition numbers are soon no
+longer clear to float64, their squares even less.
+"""
 
 LOST = 0.02
 """Share of realisations without a value in float64 from which a size does not count."""
@@ -287,8 +292,10 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
         most = float(mine[0].ratio[0])
         for start in (*climbed, *mine[: max(3, ladders // 8)]):
             ray = ray or _ray(runner, start, replicates, BEYOND * most)
-        for start in _plain(runner, index, max(2, ladders // 4), replicates):
-            ray = ray or _ray(runner, start, replicates, 0.0)
+        plain = list(_plain(runner, index, max(8, ladders // 4), replicates))
+        most = max((float(c.ratio[0]) for c in plain), default=0.0)
+        for start in plain:
+            ray = ray or _ray(runner, start, replicates, BEYOND_PLAIN * most)
     top = max(tops, key=lambda c: float(c.ratio[0]))
     constant = max(float(c.ratio.max()) for c in (worst, *tops, *ray))
     out = _summary(runner, seen, record(runner, ray, replicates) if ray else None)
@@ -364,11 +371,11 @@ def _ray(runner: Runner, start: Course, replicates: int, most: float) -> list[Co
     a ratio that merely rises to its bound slows down on the way, or stays below what was drawn elsewhere.
     """
     for name, value in sorted(start.point.raw.items()):
-        for part, factor in _parts(value[0]):
+        for part, stride in _parts(value[0]):
             for sign in (-1, 1):
                 found = [start]
                 for step in range(1, RAY + 1):
-                    scaled = value + (factor ** (sign * step) - 1) * part
+                    scaled = value + (stride ** (sign * step) - 1) * part
                     point = Point(start.point.shape, start.point.raw | {name: scaled})
                     if not runner.admits(point):
                         break
@@ -388,14 +395,11 @@ def _grows(courses: Sequence[Course]) -> bool:
 
 
 def _parts(value: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    """The matrix, and each of its singular directions, with the factor of a step.
-
-    Smaller steps for single directions: condition numbers are clear to float64 over a few decades only.
-    """
-    yield value, 10.0
+    """The matrix, and each of its singular directions, with the length of a step."""
+    yield value, STRIDES[0]
     u, s, vt = np.linalg.svd(value, full_matrices=False)
     for j in range(len(s) if len(s) > 1 else 0):
-        yield s[j] * np.outer(u[:, j], vt[j]), 4.0
+        yield s[j] * np.outer(u[:, j], vt[j]), STRIDES[1]
 
 
 def _summary(runner: Runner, seen: Sequence[Course], broken: dict[str, Any] | None) -> Outcome:

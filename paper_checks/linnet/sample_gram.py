@@ -21,9 +21,9 @@ INSIDE = Hypothesis(
     "linnet/sample-gram", setting=Layer, relation="<=", source="docs/proofs/truncation.md", hypotheses=[INSIDE, SMALL]
 )
 def errors_of_the_sample_gram_are_relative(v):
-    """With e = |root^+ root_n^2 root^+ - root root^+|_op < 1: |root_n - root|_op <= (1 - (1 - e)^(1/2)) |root|_op, |(root_n^2)^+ -
-    (root^2)^+|_op <= e/(1 - e)/lambda_min^+(root^2), |root_n^+ - root^+|_op <= ((1 - e)^(-1/2) - 1)/lambda_min^+(root):
-    no condition number. For sub-Gaussian inputs e is of order (m/n)^(1/2).
+    """With e = |root^+ root_n^2 root^+ - root root^+|_op < 1: |root_n - root|_op <= (1 - (1 - e)^(1/2)) |root|_op,
+    |(root_n^2)^+ - (root^2)^+|_op <= e/(1 - e)/lambda_min^+(root^2), |root_n^+ - root^+|_op <= ((1 - e)^(-1/2) - 1)/
+    lambda_min^+(root): no condition number. For sub-Gaussian inputs e is of order (m/n)^(1/2).
     """
     e, here, there = relative_error(v), v.population, v.sample
     least, left = least_singular(here.root), sqrt(1 - e)

@@ -61,8 +61,8 @@ def loss_of_the_truncated_update_by_smoothness(v):
     source="liu2025, Theorem 3, its words, on the population",
 )
 def gain_of_larger_ranks(v):
-    """Beyond r_c performance reaches a plateau: LoRA of any larger rank gains no more than L eps^(1/2) over rank r, L and
-    eps as in eq. (36). (That it may also decline says nothing that could be tried.)
+    """Beyond r_c performance reaches a plateau: LoRA of any larger rank gains no more than L eps^(1/2) over rank r, L
+    and eps as in eq. (36). (That it may also decline says nothing that could be tried.)
     """
     best, _, slope = truncated(v)
     return v.lora.train_risk - v.full_ft.train_risk, sqrt(sq(slope) * tail_sq(best, v.r))

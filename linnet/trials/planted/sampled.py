@@ -68,6 +68,28 @@ true("inverse-gram", Sampled, "<~", _inverse(1), *LARGE, SEES)
 false("inverse-gram-half-the-exponent", Sampled, "<~", _inverse(0.5), *LARGE, SEES)
 
 
+def _root(power):
+    def sides(v):
+        root = v.population.root
+        rho = sqrt(effective_rank(v.population.gram) * v.log_sq / v.n)
+        return op_norm(v.sample.root - root), condition(root) ** power * op_norm(root) * rho
+
+    return sides
+
+
+true("root-of-the-gram", Sampled, "<~", _root(1), *LARGE, SEES)
+false("root-over-the-condition-number", Sampled, "<~", _root(-1), *LARGE, SEES)
+
+
+def _condition(power):
+    """Not an error at all, but a ratio whose growth is known."""
+    return lambda v: (condition(v.population.root) ** power * v.n**-0.5, v.n**-0.5)
+
+
+false("condition-number", Sampled, "<~", _condition(1), SEES)
+false("condition-number-squared", Sampled, "<~", _condition(2), SEES)
+
+
 def _s2ft(noise=1, residual=1):
     def sides(v):
         design = effective_rank(v.population.gram) * condition(v.population.root) ** 6
