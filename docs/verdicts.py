@@ -18,9 +18,9 @@ def table(ledger: dict) -> str:
     lines = ["| claim | stated in | verdict | |", "| --- | --- | --- | --- |"]
     for row in ledger["claims"]:
         note = f"if {'; '.join(row['holds_if'])}" if row["holds_if"] else ""
-        if row["nearest"]:
+        if row.get("nearest"):
             note = f"its nearest reading is `{row['nearest']}`"
-        if row["fit"] and row["verdict"] == "rate":
+        if row.get("fit") and row["verdict"] == "rate":
             note = "at most of this order" if row["relation"] == "<~" else "of this order"
         if row["replaced_by"]:
             note = f"read `{row['replaced_by']}` in its place"
