@@ -513,7 +513,8 @@ def _contradiction(claim: Claim, courses: Sequence[Course]) -> str:
             return f"{claim.id}: the mean {m.observed:.6g} is {m.distance:.1f} standard errors off {m.stated:.6g}"
     elif len(courses) > 1:
         ratios = [float(c.ratio[0]) for c in courses]
-        if _grows(courses):
+        # Step by step the quantiles of fresh realisations wobble; from end to end they do not.
+        if ratios[-1] > GROWTH ** (len(ratios) - 1) * ratios[0] and np.all(np.diff(ratios) > 0):
             return f"{claim.id}: observed over stated grows without bound: {', '.join(f'{r:.3g}' for r in ratios)}"
     elif not first.is_nothing and np.any(first.stated <= 0):
         return f"{claim.id}: something is observed where nothing is stated"
