@@ -219,9 +219,11 @@ PATIENT = {
 
 @pytest.mark.parametrize("id", sorted(INSTALLED))
 def test_verdicts_agree_with_proofs(id):
-    budget = PATIENT.get(id, TINY)
-    verdict = run(INSTALLED[id], budget, 1)
-    assert verdict.verdict == EXPECTED.get(id, "holds")
+    expected = EXPECTED.get(id, "holds")
+    verdict = run(INSTALLED[id], PATIENT.get(id, TINY), 1)
+    if expected in ("refuted", "holds-if") and verdict.certificate is None:  # not found, but perhaps by a longer search
+        verdict = run(INSTALLED[id], BUDGETS["quick"], 1)
+    assert verdict.verdict == expected
     assert (verdict.nearest in INSTALLED) == (verdict.verdict == "ill-posed")
     assert (verdict.certificate is not None) == (verdict.verdict in ("refuted", "holds-if"))
     if verdict.verdict == "refuted":
