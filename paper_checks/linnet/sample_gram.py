@@ -1,6 +1,6 @@
 """linnet/sample-gram: the sharp form of yang2024, Lemma G.3. Proof: docs/proofs/truncation.md."""
 
-from linnet.trials import Hypothesis, Layer, claim, least_singular, op_norm, sqrt
+from linnet.trials import Comparison, Hypothesis, Layer, claim, least_singular, op_norm, sqrt
 
 
 def relative_error(v):
@@ -27,8 +27,9 @@ def errors_of_the_sample_gram_are_relative(v):
     """
     e, here, there = relative_error(v), v.population, v.sample
     least, left = least_singular(here.root), sqrt(1 - e)
+    size = 1 / (1 - e)  # of the sample's inverses, in units of the population's
     return [
         (op_norm(there.root - here.root), (1 - left) * op_norm(here.root)),
-        ((1 - e) * least * least * op_norm(there.gram.pinv() - here.gram.pinv()), e),
-        (left * least * op_norm(there.root.pinv() - here.root.pinv()), 1 - left),
+        Comparison((1 - e) * least * least * op_norm(there.gram.pinv() - here.gram.pinv()), "<=", e, scale=size),
+        Comparison(left * least * op_norm(there.root.pinv() - here.root.pinv()), "<=", 1 - left, scale=size),
     ]

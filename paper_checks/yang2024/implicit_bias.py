@@ -1,12 +1,8 @@
 """yang2024, Sec. F.2: where gradient descent ends."""
 
-from linnet.trials import Hypothesis, Layer, claim, rank, sq
+from linnet.trials import Comparison, Hypothesis, Layer, claim, sq, sqrt
 
 SOMETHING = Hypothesis("there is something to learn: M is not zero", lambda v: [(sq(v.population.M), ">", 0)])
-NO_NULL_SPACE = Hypothesis(
-    "upper U_C has full column rank and lower Sigma_i^(1/2) full row rank",
-    lambda v: [(rank(v.upper @ v.U_C), ">=", v.s), (rank(v.carried_i), ">=", v.carried_i.shape[0])],
-)
 
 
 @claim(
@@ -25,12 +21,15 @@ def descent_on_v_from_zero(v):
     setting=Layer,
     relation="==",
     source="yang2024, Sec. F.2: S2FT, any V at the start",
-    rescue=[NO_NULL_SPACE],
     replaced_by="linnet/implicit-bias",
 )
 def descent_on_v_from_anywhere(v):
-    """Gradient flow on V from any start reaches the least-norm solution of Lemma F.12."""
-    return v.gradient_limit(v.start), v.s2ft.delta
+    """Gradient flow on V from any start reaches the least-norm solution of Lemma F.12. It does if upper U_C has full
+    column rank and lower Sigma_i^(1/2) full row rank: docs/proofs/implicit-bias.md.
+    """
+    moved, root = v.upper @ v.U_C, v.population.root
+    from_start = sqrt(sq(moved) * sq(moved.pinv()) * sq(root) * sq(root.pinv()) * sq(v.start))
+    return Comparison(v.gradient_limit(v.start), "==", v.s2ft.delta, scale=v.population.step + from_start)
 
 
 @claim(

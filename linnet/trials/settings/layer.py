@@ -395,10 +395,15 @@ class LayerView:
         """
         fit, moved = self.population, self.upper @ self.U_C
         rows, columns = start.shape[1], start.shape[0]
-        hessian = (moved.T @ moved).kron(fit.gram)
         now = start.T.reshape(rows * columns, 1)
-        slope = (moved.T @ fit.cross).reshape(rows * columns, 1) - hessian @ now
-        return self.U_C @ (now + hessian.pinv() @ slope).reshape(rows, columns)
+        if self.is_exact:
+            hessian = (moved.T @ moved).kron(fit.gram)
+            slope = (moved.T @ fit.cross).reshape(rows * columns, 1) - hessian @ now
+            return self.U_C @ (now + hessian.pinv() @ slope).reshape(rows, columns)
+        # The same by the Hessian's root, so that condition numbers are not squared.
+        left = fit.cross @ fit.root.pinv() - moved @ start.T @ fit.root
+        step = moved.kron(fit.root).pinv() @ left.reshape(moved.shape[0] * columns, 1)
+        return self.U_C @ (now + step).reshape(rows, columns)
 
     def lora_change(self, r: int) -> Matrix:
         """What population LoRA of rank ``r`` adds to the end-to-end map, (q, p)."""
