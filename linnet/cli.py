@@ -66,6 +66,8 @@ def verify(
     from linnet.report import verdicts
 
     if self_test:
+        if json is not None:
+            raise typer.BadParameter("--self-test writes no ledger; leave out --json")
         raise typer.Exit(verdicts.self_test(claims or [], seed, jobs))
     raise typer.Exit(verdicts.verify(claims or [], json, budget, seed, jobs))
 

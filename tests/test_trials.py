@@ -20,6 +20,7 @@ from linnet.trials import (
     Parametrisation,
     Quadratic,
     claim,
+    rank,
     scalar,
     sq,
     sqrt,
@@ -577,6 +578,16 @@ def test_a_climb_does_not_value_sides_that_are_merely_equal():
     for relation, valued in (("<=", False), ("==", True)):
         tally = Tally(make(lambda v: (sq(v.eps), sq(v.eps)), relation), (PD,))
         assert np.isfinite(tally.height(tally.look(shape, raw, 4))).all() == valued
+
+
+def test_a_rank_is_not_met_by_the_size_of_the_instance():
+    """Entries so large that rounding in the risks exceeds 1: a layer that sees one direction still sees no three."""
+    full = Hypothesis("the layer sees all its inputs", lambda v: [(rank(v.carried_i), ">=", v.carried_i.shape[0])])
+    for widths, met in (((1, 3, 1), False), ((1, 1, 1), True)):
+        shape = LayerShape(widths, 1, 1, (0,), 1, 1, 1)
+        raw = {k: np.full((1, *mn), 1e4) for k, mn in Layer.parameters(shape).items()}
+        anything = make(lambda v: (0, 1), "<=", Layer, (full,))
+        assert Tally(anything, (full,)).look(shape, raw, 1).valid[0] == met
 
 
 def test_a_hypothesis_is_met_only_beyond_doubt():

@@ -1,7 +1,11 @@
 """yang2024, Sec. F.2: where gradient descent ends."""
 
-from linnet.trials import Comparison, Hypothesis, Layer, claim, sq, sqrt
+from linnet.trials import Comparison, Hypothesis, Layer, claim, rank, sq, sqrt
 
+NO_NULL_SPACE = Hypothesis(
+    "upper U_C has full column rank and lower Sigma_i^(1/2) full row rank",
+    lambda v: [(rank(v.upper @ v.U_C), ">=", v.s), (rank(v.carried_i), ">=", v.carried_i.shape[0])],
+)
 SOMETHING = Hypothesis("there is something to learn: M is not zero", lambda v: [(sq(v.population.M), ">", 0)])
 
 
@@ -21,6 +25,7 @@ def descent_on_v_from_zero(v):
     setting=Layer,
     relation="==",
     source="yang2024, Sec. F.2: S2FT, any V at the start",
+    rescue=[NO_NULL_SPACE],
     replaced_by="linnet/implicit-bias",
 )
 def descent_on_v_from_anywhere(v):

@@ -18,7 +18,7 @@ def braces(v, onto):
     setting=Sampled,
     relation="<~",
     source="yang2024, Theorem F.10; its bias is eq. (13) and (14)",
-    hypotheses=[Sampled.likely, Sampled.many, Sampled.budget_below_rank, Sampled.gap],
+    hypotheses=[Sampled.likely, Sampled.many, Sampled.rank_reached, Sampled.gap],
 )
 def variance_of_lora(v):
     """With high probability (T_var^LoRA)^2 <~ C_F^2 kappa_*^4(M) (r log^2(n+p+q)/n) { kappa_*^2(root) |Sigma_eps|_op

@@ -25,7 +25,7 @@ def biases_above_full_fine_tuning(layer):
     setting=Sampled,
     relation="<~",
     source="yang2024, Theorem F.7, the variances",
-    hypotheses=[Sampled.likely, Sampled.many, Sampled.budget_below_rank, Sampled.gap, Sampled.learnable],
+    hypotheses=[Sampled.likely, Sampled.many, Sampled.rank_reached, Sampled.gap, Sampled.learnable],
 )
 def variances_at_condition_numbers_of_order_one(v):
     """(T_var^S2FT)^2 <~ (|Sigma_eps|_op + |Sigma_f|_op) s d_(l-1) log^2(n+p+q)/n, and (T_var^LoRA)^2 <~ (the same)

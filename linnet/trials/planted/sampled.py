@@ -112,7 +112,7 @@ def _lora(gap):
     return sides
 
 
-BELOW = (Sampled.budget_below_rank, Sampled.gap)
+BELOW = (Sampled.rank_reached, Sampled.gap)
 true("lora-variance", Sampled, "<~", _lora(2), *LARGE, *BELOW)
 false("lora-variance-in-units", Sampled, "<~", lambda v: (v.variance("lora"), v.log_sq / v.n), *LARGE, *BELOW)
 false("gram-in-units", Sampled, "<~", lambda v: (op_norm(v.sample.gram - v.population.gram), v.n**-0.5), *LARGE)

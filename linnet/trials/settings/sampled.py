@@ -144,7 +144,7 @@ class SampledSetting(LayerSetting, Ladder):
     )
     one_target = Hypothesis("one target", shape=lambda s: s.widths[-1] == 1)
     noisy = Hypothesis("there is noise", lambda v: [(trace(v.noise_cov), ">", 0)])
-    budget_below_rank = Hypothesis("r <= rank M: sigma_r(M) is positive", lambda v: [(rank(v.population.M), ">=", v.r)])
+    rank_reached = Hypothesis("r <= rank M: sigma_r(M) is positive", lambda v: [(rank(v.population.M), ">=", v.r)])
     gap = Hypothesis("F.3 with its least C_F", lambda v: [(eigengap(v), ">", 0)])
     learnable = Hypothesis("the layer reaches some of the residual", lambda v: [(sq(v.population.M), ">", 0)])
 
