@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -211,8 +211,3 @@ def size(a: Array) -> Array:
     xp = namespace(a)
     with np.errstate(over="ignore", invalid="ignore"):
         return xp.sqrt(xp.sqrt(sq(mT(a) @ a if a.shape[-1] <= a.shape[-2] else a @ mT(a))))
-
-
-def batch_indices(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Iterate over the indices of a batch."""
-    return iter(np.ndindex(*shape))

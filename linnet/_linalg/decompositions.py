@@ -25,7 +25,6 @@ from linnet._linalg.arrays import (
     NOT_PSD,
     OK,
     all_finite,
-    batch_indices,
     matvec,
     mT,
     require_finite,
@@ -365,10 +364,7 @@ def psd_root(a: Array, *, second: Array | None = None) -> tuple[Array, Array]:
     try:
         root = xp.linalg.cholesky(a)
     except np.linalg.LinAlgError:  # for one singular matrix NumPy refuses a batch, which must not change the others
-        root = np.zeros_like(a)
-        for index in batch_indices(a.shape[:-2]):
-            with contextlib.suppress(np.linalg.LinAlgError):
-                root[index] = np.linalg.cholesky(a[index])
+        root = _roots_of_the_regular(a, unit)
     except RuntimeError:  # torch
         return _psd_root_by_eigh(a, unit[..., None])
     inverse, regular = _inverse(root)
@@ -376,6 +372,18 @@ def psd_root(a: Array, *, second: Array | None = None) -> tuple[Array, Array]:
     error = 4 * (a.shape[-1] + CANCEL_FACTOR / RANK_FACTOR) * rank_rtol(a) * sq(inverse * unit[..., None, :])
     bad = to_numpy(~(regular & (error < 1)))
     return patched((root, inverse), bad, _psd_root_by_eigh, (a, unit[..., None])) if bad.any() else (root, inverse)
+
+
+def _roots_of_the_regular(a: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Cholesky factors of those matrices of a batch that are safely of full rank; zero for the others."""
+    root = np.zeros_like(a)
+    scaled = a / (unit[..., :, None] * unit[..., None, :])
+    scaled = np.where(np.isfinite(scaled).all(axis=(-2, -1), keepdims=True), scaled, 0.0)
+    # Below this the rank policy asks for a decomposition anyhow; above it Cholesky's method does not fail.
+    regular = np.linalg.eigvalsh(scaled)[..., 0] > 2 * rank_rtol(a)
+    with contextlib.suppress(np.linalg.LinAlgError):
+        root[regular] = np.linalg.cholesky(a[regular])
+    return root
 
 
 def _psd_root_by_eigh(a: Array, unit: Array) -> tuple[Array, Array]:

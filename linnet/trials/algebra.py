@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -342,7 +343,7 @@ class FloatMatrix(Matrix):
         """Whether the rank is beyond doubt, ``s`` the singular values; see ``clear``."""
         return clear(s, self.size) & self._has_value
 
-    @property
+    @cached_property
     def _parts(self) -> la.Range:
         return la.decompose(_finite(self.values), scale=np.nan_to_num(self.size))
 
@@ -382,6 +383,10 @@ class FloatMatrix(Matrix):
         return np.where(self._knows(parts.s), parts.rank, np.nan)
 
     def squared_singular_values(self) -> list[np.ndarray]:
+        return self._squares
+
+    @cached_property
+    def _squares(self) -> list[np.ndarray]:
         s = self._parts.s
         s = np.where(self._knows(s)[..., None], s, np.nan)
         return list(np.moveaxis(s * s, -1, 0))

@@ -362,9 +362,23 @@ class ExactMatrix(Matrix):
         return core * core.transpose() if self.right is None else core * self.right.matrix * core.transpose()
 
     def squared_singular_values(self) -> list[Exact]:
+        if not isinstance(self.core, fmpq_mat):
+            return self._enclosed_squares()
         n = self._right_gram() if self.left is None else self.left.matrix * self._right_gram()
         values = [v for v, k in spectrum(n) for _ in range(k)]
         return (values + [Exact(fmpq(0))] * min(self.shape))[: min(self.shape)]
+
+    def _enclosed_squares(self) -> list[Exact]:
+        """Squared singular values of a matrix of balls, as balls; one that holds zero has no root."""
+        rows, columns = self.shape
+        dense = _balls(self._dense if rows <= columns else self.T._dense)
+        try:
+            found = [value.real for value in flint.acb_mat(dense * dense.transpose()).eig(multiple=True)]
+        except ValueError:
+            raise InexactError("eigenvalues of balls that are too wide") from None
+        # Balls may overlap: the k-th largest value lies between the k-th largest lower and upper ends.
+        lows, highs = sorted((v.lower() for v in found), reverse=True), sorted((v.upper() for v in found), reverse=True)
+        return [Exact(low.union(high)) for low, high in zip(lows, highs, strict=True)]
 
     def pinv(self) -> ExactMatrix:
         if self.left is not None and self.right is not None:

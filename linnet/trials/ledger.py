@@ -29,7 +29,7 @@ class Ledger:
         keys = (
             "id", "verdict", "relation", "instances", "margin", "ratio", "tight", "hypotheses", "holds_if",
             "certificate", "replaced_by", "reason", "nearest", "fit", "ratios", "exact", "cleared", "empty",
-            "source", "worst", "seconds",
+            "source", "worst", "histogram", "seconds",
         )  # fmt: skip
         rows = [{k: row[k] for k in keys} for row in map(asdict, self.verdicts)]
         for row in rows:

@@ -282,24 +282,32 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
     if relation == "~" or any(h is getattr(runner.setting, "per_problem", None) for h in runner.hypotheses):
         return _summary(runner, seen, None)  # the constant may be anything: there is nothing to climb
     tops: list[Course] = []
-    ray: list[Course] = []
+    starts: list[Course] = []
+    highest: dict[int, float] = {}
     for index in sorted({c.index for c in seen}):
         mine = sorted((c for c in seen if c.index == index), key=lambda c: -float(c.ratio[0]))
         climbed = [_climb(runner, start, steps, replicates) for start in mine[: max(1, ladders // 8)]]
         tops += climbed
-        # From what was climbed and drawn, and from plain instances: where all is near the limits of float64
-        # already, little more has a value there.
-        most = float(mine[0].ratio[0])
-        for start in (*climbed, *mine[: max(3, ladders // 8)]):
-            ray = ray or _ray(runner, start, replicates, BEYOND * most)
-        plain = list(_plain(runner, index, max(8, ladders // 4), replicates))
-        most = max((float(c.ratio[0]) for c in plain), default=0.0)
-        for start in plain:
-            ray = ray or _ray(runner, start, replicates, BEYOND_PLAIN * most)
+        highest[index] = float(mine[0].ratio[0])
+        starts += [*climbed, *mine[: max(3, ladders // 8)]]
+    # From what was climbed and drawn, and from plain instances: where all is near the limits of float64
+    # already, little more has a value there.
+    ray = _rays(runner, [c.point for c in starts], replicates, {i: BEYOND * most for i, most in highest.items()})
+    if not ray:
+        plain = list(_plain(runner, max(8, ladders // 4), replicates))
+        most = {i: max((_start_ratio(c, i) for c in plain), default=0.0) for i in highest}
+        points = [courses[0].point for courses in plain]
+        ray = _rays(runner, points, replicates, {i: BEYOND_PLAIN * m for i, m in most.items()})
     top = max(tops, key=lambda c: float(c.ratio[0]))
     constant = max(float(c.ratio.max()) for c in (worst, *tops, *ray))
     out = _summary(runner, seen, record(runner, ray, replicates) if ray else None)
     return replace(out, constant=constant, worst=top.point)
+
+
+def _start_ratio(courses: Sequence[Course], index: int) -> float:
+    """Ratio of one comparison at the first size; 0 where there is none."""
+    course = courses[index]
+    return 0.0 if course.is_nothing or not course.stated[0] > 0 else float(course.ratio[0])
 
 
 def _confirm(runner: Runner, course: Course, replicates: int) -> Course | None:
@@ -342,8 +350,8 @@ def _climb(runner: Runner, start: Course, steps: int, replicates: int) -> Course
     return best
 
 
-def _plain(runner: Runner, index: int, wanted: int, replicates: int) -> Iterator[Course]:
-    """Yield well-conditioned instances: all singular values between 1/2 and 2."""
+def _plain(runner: Runner, wanted: int, replicates: int) -> Iterator[list[Course]]:
+    """Yield well-conditioned instances, measured at the first size: all singular values between 1/2 and 2."""
     for _ in range(20 * wanted):
         if wanted == 0:
             break
@@ -359,32 +367,48 @@ def _plain(runner: Runner, index: int, wanted: int, replicates: int) -> Iterator
         if not runner.admits(point):
             continue
         found = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
-        if found and not found[index].is_nothing and found[index].stated[0] > 0:
+        if any(_start_ratio(found, c.index) > 0 for c in found):
             wanted -= 1
-            yield found[index]
+            yield found
 
 
-def _ray(runner: Runner, start: Course, replicates: int, most: float) -> list[Course]:
-    """Follow rays on which a matrix, or one singular value of it, shrinks or grows.
+def _rays(runner: Runner, points: Sequence[Point], replicates: int, most: Mapping[int, float]) -> list[Course]:
+    """Follow rays on which a matrix, or one singular value of it, shrinks or grows, from each of ``points``.
 
-    Returns the courses of the first one along which the ratio grows without slowing down, beyond ``most``:
-    a ratio that merely rises to its bound slows down on the way, or stays below what was drawn elsewhere.
+    Returns the courses of the first one along which the ratio of a comparison grows without slowing down, beyond
+    what ``most`` says of it: a ratio that merely rises to its bound slows down on the way, or stays below what was
+    drawn elsewhere.
     """
-    for name, value in sorted(start.point.raw.items()):
-        for part, stride in _parts(value[0]):
-            for sign in (-1, 1):
-                found = [start]
-                for step in range(1, RAY + 1):
-                    scaled = value + (stride ** (sign * step) - 1) * part
-                    point = Point(start.point.shape, start.point.raw | {name: scaled})
-                    if not runner.admits(point):
-                        break
-                    courses = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
-                    if not courses or not courses[start.index].ratio[0] > GROWTH * found[-1].ratio[0]:
-                        break
-                    found.append(courses[start.index])
-                if len(found) == RAY + 1 and _grows(found) and found[-1].ratio[0] > most:
-                    return found
+    for point in {id(p.raw): p for p in points}.values():
+        start = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
+        for name, value in sorted(point.raw.items()):
+            for part, stride in _parts(value[0]):
+                for sign in (-1, 1):
+                    scales = [stride ** (sign * step) - 1 for step in range(1, RAY + 1)]
+                    along = [Point(point.shape, point.raw | {name: value + scale * part}) for scale in scales]
+                    found = _follow(runner, start, along, replicates, most)
+                    if found:
+                        return found
+    return []
+
+
+def _follow(
+    runner: Runner, start: Sequence[Course], along: Sequence[Point], replicates: int, most: Mapping[int, float]
+) -> list[Course]:
+    """Measure the points of a ray as long as some comparison's ratio grows; return one that does so to its end."""
+    growing = {i: [start[i]] for i in most if start and _start_ratio(start, i) > 0}
+    for point in along:
+        courses = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates) if runner.admits(point) else []
+        growing = {
+            i: [*found, courses[i]]
+            for i, found in growing.items()
+            if courses and courses[i].ratio[0] > GROWTH * found[-1].ratio[0]
+        }
+        if not growing:
+            return []
+    for i, found in growing.items():
+        if _grows(found) and found[-1].ratio[0] > most[i]:
+            return found
     return []
 
 

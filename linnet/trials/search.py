@@ -19,6 +19,13 @@ IDLE = 1e-9
 """Drive up to which the sides of an inequality are equal."""
 
 
+RATIO_EDGES = np.round(np.linspace(0, 1, 21), 2)
+"""Bins of ratios; what lies above 1 has one of its own."""
+
+MARGIN_EDGES = np.array([float(f"1e{k}") for k in range(-18, 1)])
+"""Bins of the margins of equalities; the first takes what is smaller, the last what is larger."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One instance worth a second look: free parameters without batch axis."""
@@ -39,6 +46,8 @@ class Tally:
             suspects that were crowded out of ``suspects`` by worse ones.
         ratio: the worst ratio beside suspects. suspected_ratio: the worst, suspects too.
         worst: the instance of the worst ratio (equalities: margin), suspects too.
+        drawing: whether what is looked at now was drawn, and not reached by a search.
+        bins: how many ratios (equalities: margins) were found in each bin, drawn and searched apart.
     """
 
     claim: Claim
@@ -52,6 +61,8 @@ class Tally:
     suspects: list[Candidate] = field(default_factory=list)
     calm: float = -np.inf
     unjudged: float = -np.inf
+    drawing: bool = False
+    bins: dict[bool, np.ndarray] = field(default_factory=dict)
 
     @property
     def imposed(self) -> frozenset[str]:
@@ -70,6 +81,7 @@ class Tally:
         self.empty += int(batch.empty.sum())
         if not batch.valid.any():
             return batch
+        self._count(batch)
         margin = np.where(batch.valid, batch.margin, -np.inf)
         drive = np.where(batch.valid & ~batch.empty, batch.drive, -np.inf)
         best = int(np.argmax(margin if self.claim.relation == "==" else drive))
@@ -87,6 +99,28 @@ class Tally:
         self.unjudged = max([self.unjudged, *(c.margin for c in self.suspects[KEPT:])])
         del self.suspects[KEPT:]
         return batch
+
+    def _count(self, batch: Batch) -> None:
+        if self.claim.relation == "==":
+            found = np.clip(batch.margin[batch.valid], MARGIN_EDGES[0], MARGIN_EDGES[-1])
+            counts = np.histogram(found, MARGIN_EDGES)[0]
+        else:
+            found = batch.ratio[np.isfinite(batch.ratio)]
+            if self.claim.relation in (">=", ">"):
+                found = 1 / np.maximum(found, np.finfo(float).tiny)
+            counts = np.histogram(found, [*RATIO_EDGES, np.inf])[0]
+            counts[-2:] += np.array([1, -1]) * int(np.sum(found == 1))  # met with equality: no violation
+        self.bins[self.drawing] = self.bins.get(self.drawing, 0) + counts
+
+    @property
+    def histogram(self) -> dict[str, Any] | None:
+        """The bins as plain data; of lower bounds stated over observed, so that 1 is attained everywhere."""
+        if not self.bins:
+            return None
+        of, edges = ("margin", MARGIN_EDGES) if self.claim.relation == "==" else ("ratio", [*RATIO_EDGES, None])
+        none = np.zeros(len(edges) - 1, dtype=int)
+        drawn, searched = (self.bins.get(drawing, none).tolist() for drawing in (True, False))
+        return {"of": of, "edges": [e if e is None else float(e) for e in edges], "drawn": drawn, "searched": searched}
 
     def _worse(self, ratio: float, others: np.ndarray) -> float:
         pick = np.fmax if self.claim.relation in ("<=", "<") else np.fmin
@@ -121,6 +155,7 @@ def draw(tally: Tally, groups: int, count: int, rng: np.random.Generator) -> lis
     """
     setting = tally.claim.setting
     seen = []
+    tally.drawing = True
     for g in range(groups):
         shape = admitted_shape(tally, rng)
         raw = setting.draw(shape, setting.kinds[g % len(setting.kinds)], count, rng)
@@ -128,6 +163,7 @@ def draw(tally: Tally, groups: int, count: int, rng: np.random.Generator) -> lis
         height = tally.height(batch)
         order = np.argsort(-height, kind="stable")
         seen.append((shape, {k: v[order] for k, v in raw.items()}, float(height[order[0]])))
+    tally.drawing = False
     seen.sort(key=lambda item: -item[2])
     return seen
 

@@ -61,7 +61,7 @@ class Budget:
     replicates: int = 64
 
 
-QUICK = Budget(groups=40, count=48, climbs=9, steps=30, lineages=4, offspring=12, exact=60, per_shape=96)
+QUICK = Budget(groups=30, count=64, climbs=4, steps=25, lineages=12, offspring=12, exact=60, per_shape=96)
 FULL = Budget(
     groups=160, count=64, climbs=36, steps=50, lineages=4, offspring=16, exact=300, per_shape=256,
     ladders=32, replicates=256,
@@ -88,6 +88,8 @@ class Verdict:
         worst: the instance that attains the worst ratio (equalities: margin).
         reason: of an ill-posed claim: what does not fit. nearest: id of its nearest sensible reading.
         ratios: the worst ratio by random draws, by search, and along the claim's extremal family.
+        histogram: how many drawn and how many searched instances had a ratio (equalities: a margin) in each bin;
+            an edge of None is infinite.
         fit: of claims about growing samples or widths, what was fitted; else None.
     """
 
@@ -109,6 +111,7 @@ class Verdict:
     seconds: float
     fit: dict[str, Any] | None = None
     ratios: dict[str, float] | None = None
+    histogram: dict[str, Any] | None = None
     reason: str | None = None
     nearest: str | None = None
     source: str = ""
@@ -194,6 +197,7 @@ def _run(claim: Claim, budget: Budget, seed: int) -> Verdict:
         tight=_is_tight(claim, _closest(claim, ratio, closest)),
         ratios=_ratios(claim, found, ratio, closest),
         empty=t.empty,
+        histogram=t.histogram,
         hypotheses=[h.text for h in claim.hypotheses],
         holds_if=holds_if,
         certificate=record,
@@ -269,6 +273,7 @@ class _Attempt:
     counterexample: Candidate | None
     unknown: tuple[Candidate, ...] = ()
     drawn: float = np.nan
+    cleared: float = -np.inf
 
     @property
     def undecided(self) -> bool:
@@ -286,6 +291,7 @@ def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, see
     exact, exact_hit = _exact_probe(tally, budget.exact, rng)
     hit = exact_hit
     unknown: list[Candidate] = []
+    cleared = -np.inf
     for suspect in tally.suspects:
         if hit is not None:
             break
@@ -295,8 +301,10 @@ def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, see
             hit = suspect
         elif finding == "unknown":
             unknown.append(suspect)
+        elif finding == "met":
+            cleared = max(cleared, suspect.margin)
     if hit is None:
-        return _Attempt(tally, exact, None, tuple(unknown), drawn)
+        return _Attempt(tally, exact, None, tuple(unknown), drawn, cleared)
     return _Attempt(tally, exact, smallest(tally, hit, rng, budget.per_shape), (), drawn)
 
 

@@ -1,12 +1,6 @@
 """linnet/truncation: the sharp form of yang2024, Lemma G.1. Proof: docs/proofs/truncation.md."""
 
-from linnet.trials import Hypothesis, Layer, claim, gap_after, inner, op_norm, sq, sqrt, svd_r
-
-
-def apart(v):
-    """What the hypothesis says."""
-    here, after = gap_after(v.B_i, v.r)
-    return [(here, ">", after)]
+from linnet.trials import Layer, claim, gap_after, inner, op_norm, sq, sqrt, svd_r
 
 
 @claim(
@@ -14,7 +8,7 @@ def apart(v):
     setting=Layer,
     relation="<=",
     source="docs/proofs/truncation.md",
-    hypotheses=[Hypothesis("sigma_s(A) > sigma_(s+1)(A), with A = B_i, B = B_o, s = r", apart)],
+    hypotheses=[Layer.apart],
 )
 def stability_of_truncation(v):
     """Delta = B - A of any size, d = |SVD_s(B) - SVD_s(A)|_F: (1 - sigma_(s+1)(A)/sigma_s(A)) d^2 <= 2 <SVD_s(B) -

@@ -17,15 +17,7 @@ from linnet.trials import (
     where_positive,
 )
 
-
-def apart(v):
-    """What the hypothesis says."""
-    here, after = gap_after(v.B_i, v.r)
-    return [(here, ">", after)]
-
-
-APART = Hypothesis("sigma_s(A) > sigma_(s+1)(A), with A = B_i and s = r", apart)
-NEAR = Hypothesis("|B - A|_op <= |A|_op, with B = B_o", lambda v: [(op_norm(v.B_o - v.B_i), "<=", op_norm(v.B_i))])
+NEAR = Hypothesis("|B - A|_op <= |A|_op", lambda v: [(op_norm(v.B_o - v.B_i), "<=", op_norm(v.B_i))])
 
 
 def lesser(a, b):
@@ -49,7 +41,7 @@ def nearly_tied(t):
     setting=Layer,
     relation="<=",
     source="yang2024, Lemma G.1; the constant, 2 sqrt(2), by docs/proofs/truncation.md",
-    hypotheses=[APART, NEAR],
+    hypotheses=[Layer.apart, NEAR],
     extremal=nearly_tied,
 )
 def truncations_of_neighbours(v):

@@ -19,6 +19,7 @@ from linnet.trials.algebra import (
     Matrix,
     clear,
     cond_sq,
+    gap_after,
     rank,
     ratio,
     sq,
@@ -480,6 +481,10 @@ class LayerSetting(Setting):
         "s <= rank Sigma_f and r <= rank Sigma_f", lambda v: [(rank(v.Z), ">=", v.s), (rank(v.Z), ">=", v.r)]
     )
     sparse_channels = Hypothesis("F.4 with its least delta: C_0 = C")  # no restriction: it defines delta
+    apart = Hypothesis(
+        "sigma_s(A) > sigma_(s+1)(A), with A = B_i, B = B_o, s = r",
+        lambda v: [(here, ">", after) for here, after in [gap_after(v.B_i, v.r)]],
+    )
     budget_matched = Hypothesis(
         "budget-matched sparsity: s = floor(r (d_l + d_{l-1}) / d_{l-1}), at most d_l",
         lambda v: [(v.s, "==", _matched(v.r, *v.weight.shape))],

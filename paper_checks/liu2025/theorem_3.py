@@ -1,6 +1,6 @@
-"""liu2025, eq. (35) and (36): what a truncated update costs."""
+"""liu2025, Theorem 3 and eq. (35) to (37): what larger ranks bring."""
 
-from linnet.trials import Layer, Quadratic, claim, op_norm_sq, scalar, sq, sqrt, svd_r, tail_sq
+from linnet.trials import Layer, Quadratic, Sampled, claim, op_norm_sq, scalar, sq, sqrt, svd_r, tail_sq
 
 
 @claim(
@@ -66,3 +66,32 @@ def gain_of_larger_ranks(v):
     """
     best, _, slope = truncated(v)
     return v.lora.train_risk - v.full_ft.train_risk, sqrt(sq(slope) * tail_sq(best, v.r))
+
+
+@claim(
+    "liu2025/eq-37",
+    setting=Sampled,
+    relation="~",
+    source="liu2025, eq. (37)",
+    hypotheses=[Sampled.noisy, Sampled.learnable],
+    replaced_by="linnet/generalisation-gap",
+)
+def gap_of_lora(v):
+    """loss_test(W + Delta_r) - loss_train(W + Delta_r) is proportional to (r/N)^(1/2), in expectation."""
+    tuned = v.sample.lora
+    return v.test_loss(tuned) - v.train_loss(tuned), (v.r / v.n) ** 0.5
+
+
+@claim(
+    "liu2025/theorem-3",
+    setting=Sampled,
+    relation="<~",
+    source="liu2025, Theorem 3, eq. (7) and (38)",
+    hypotheses=[Sampled.noisy, Sampled.learnable, Sampled.per_problem],
+)
+def loss_of_lora_beyond_the_critical_rank(v):
+    """loss_test(W + Delta_r) <= loss_test(W + Delta*) + L eps^(1/2) + O((r/N)^(1/2)): with Delta* the population's
+    best, eps^(1/2) the distance of its rank-r truncation, and L the Lipschitz constant between the two, what exceeds
+    the first two terms is O((r/N)^(1/2)).
+    """
+    return v.sample.lora.train_risk - v.lora.train_risk, (v.r / v.n) ** 0.5

@@ -1,0 +1,37 @@
+"""liu2025, eq. (12): the generalisation gap of full fine-tuning."""
+
+from linnet.trials import Sampled, claim
+
+GAP = [
+    Sampled.noisy,
+    Sampled.one_layer,
+    Sampled.one_target,
+    Sampled.per_problem,
+    Sampled.from_the_dimension,
+]
+
+
+def full_gap(v):
+    """E[loss - training loss] of least squares over all d parameters, and (d/N)^(1/2)."""
+    tuned = v.sample.full_ft
+    d = v.weight.shape[1]
+    return v.test_loss(tuned) - v.train_loss(tuned), (d / v.n) ** 0.5
+
+
+@claim("liu2025/eq-12", setting=Sampled, relation="<~", source="liu2025, eq. (12)", hypotheses=GAP)
+def gap_of_least_squares_is_bounded(v):
+    """E[loss(theta_N) - loss_N(theta_N)] = O((d/N)^(1/2)), for least squares, as an upper order."""
+    return full_gap(v)
+
+
+@claim(
+    "liu2025/eq-12-rate",
+    setting=Sampled,
+    relation="~",
+    source="liu2025, eq. (12), as it is used in eq. (15) to (19)",
+    hypotheses=GAP,
+    replaced_by="linnet/generalisation-gap",
+)
+def gap_of_least_squares_has_this_rate(v):
+    """E[loss(theta_N) - loss_N(theta_N)] is of the order (d/N)^(1/2), for least squares."""
+    return full_gap(v)
