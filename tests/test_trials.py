@@ -31,6 +31,7 @@ from linnet.trials import ledger as ledgers
 from linnet.trials.algebra import FloatMatrix
 from linnet.trials.certificate import certificate, check, read
 from linnet.trials.claim import claims_in_file, installed_claims, select
+from linnet.trials.extremal import along_the_family
 from linnet.trials.judge import judge
 from linnet.trials.search import Tally
 from linnet.trials.settings.activated import ActivatedShape
@@ -605,3 +606,85 @@ def test_what_has_no_value_has_none_in_any_function_of_it():
     matrices = [doubt.pinv(), doubt.root(), doubt.projector(), doubt.truncated(1), doubt @ doubt.pinv()]
     for found in [*values, *(m.values.sum(axis=(-2, -1)) for m in matrices)]:
         assert np.isnan(found).tolist() == [True, False]
+
+
+def test_a_wrong_solver_is_not_cleared_by_exact_arithmetic(monkeypatch):
+    from linnet.trials.settings.layer import LayerView
+
+    right = LayerView._library_delta
+    monkeypatch.setattr(LayerView, "_library_delta", lambda self, fit, method: right(self, fit, method) * 1.001)
+    verdict = run(INSTALLED["yang2024/eq-13"], BUDGETS["quick"], 0)
+    assert verdict.verdict == "undecided"
+    assert "float64" in (verdict.reason or "")
+    monkeypatch.undo()
+    assert run(INSTALLED["yang2024/eq-13"], BUDGETS["quick"], 0).verdict == "holds"
+
+
+def test_every_bound_has_its_own_ratio_and_its_own_case_of_equality():
+    def two(v):
+        return [(scalar(v.eps.T @ v.eps), scalar(v.eps.T @ v.eps)), (scalar(v.grad.T @ v.grad), 2 * sq(v.grad))]
+
+    verdict = run(make(two, "<="), BUDGETS["quick"], 0)
+    assert [round(max(by.values()), 9) for by in verdict.ratios] == [1, 0.5]
+    assert [e["bound"] for e in verdict.equalities] == [0]
+    assert (verdict.ratio, verdict.tight) == (pytest.approx(0.5), False)
+    assert "bound 1 is attained" in check(verdict.equalities[0], {"mine/claim": make(two, "<=")})
+    forged = verdict.equalities[0] | {"bound": 1}
+    with pytest.raises(ClaimError, match="bound 1 is no equality"):
+        check(forged, {"mine/claim": make(two, "<=")})
+    with pytest.raises(ClaimError, match="exact arithmetic otherwise"):
+        check(verdict.equalities[0] | {"stated": "7"}, {"mine/claim": make(two, "<=")})
+
+
+def test_a_bound_met_everywhere_does_not_keep_the_search_from_the_next_one():
+    """The second bound breaks along one direction only; the first is an equality at every instance."""
+
+    def two(v):
+        big = scalar(v.eps.T @ v.eps)
+        return [(big, big), (scalar(v.grad.T @ v.eps), 0.999 * sqrt(sq(v.grad) * sq(v.eps)))]
+
+    assert run(make(two, "<="), BUDGETS["quick"], 0).verdict == "refuted"
+
+
+# --- families along which a bound is attained ------------------------------------------------------
+
+
+def family(growth, pd=True):
+    def terms(t):
+        h = [[1, 0], [0, 1 if pd else 0]]
+        return {"H": h, "P": [[1], [0]], "grad": [[1], [growth(t)]], "eps": [[0], [0]]}
+
+    return terms
+
+
+def by_family(function, terms):
+    def stated(v):
+        """Mine."""
+        return function(v)
+
+    return claim("mine/claim", setting=Quadratic, relation="<=", source="mine", hypotheses=[PD], extremal=terms)(stated)
+
+
+def first_entry(v):
+    """The first entry of the gradient, squared: 1 along the families here."""
+    return scalar(v.P.T @ v.grad) ** 2
+
+
+def test_a_family_that_attains_a_bound_makes_it_tight():
+    mine = by_family(lambda v: (first_entry(v), sq(v.grad)), family(lambda t: 1 / t))
+    found = along_the_family(mine)
+    assert found.broken is None
+    assert found.ratios[0] == pytest.approx(1 / (1 + 1e-8), rel=1e-12)
+
+
+def test_a_family_that_breaks_a_bound_refutes_it_with_a_certificate():
+    mine = by_family(lambda v: (sq(v.grad), first_entry(v) + Fraction(1, 10)), family(lambda t: Fraction(1, 2)))
+    found = along_the_family(mine)
+    assert found.broken is not None
+    assert check(certificate(mine, found.broken), {"mine/claim": mine})
+
+
+def test_a_family_outside_the_hypotheses_is_an_error_of_the_claim():
+    mine = by_family(lambda v: (first_entry(v), sq(v.grad)), family(lambda t: 1 / t, pd=False))
+    with pytest.raises(ClaimError, match="its extremal family at t = 10 is outside"):
+        along_the_family(mine)

@@ -175,7 +175,7 @@ def ledger_table(ledger: Ledger) -> Table:
             f"[{COLOURS[v.verdict]}]{v.verdict}[/]",
             v.relation,
             str(v.instances),
-            "" if v.reason or (v.fit and "exponent" in v.fit) else f"{v.margin:.1e}",
+            "" if v.verdict == "ill-posed" or (v.fit and "exponent" in v.fit) else f"{v.margin:.1e}",
             "" if v.ratio is None else f"{v.ratio:.4g}",
             _tightness(v),
             f"{v.seconds:.1f}",
@@ -201,9 +201,8 @@ def _notes(console: Console, ledger: Ledger) -> None:
         if v.holds_if:
             console.print(f"{v.id} holds if {'; '.join(v.holds_if)}", highlight=False, soft_wrap=True)
         if v.reason:
-            console.print(
-                f"{v.id} is ill-posed: {v.reason}; its nearest reading is {v.nearest}", highlight=False, soft_wrap=True
-            )
+            nearest = "" if v.nearest is None else f"; its nearest reading is {v.nearest}"
+            console.print(f"{v.id} is {v.verdict}: {v.reason}{nearest}", highlight=False, soft_wrap=True)
         if v.replaced_by:
             console.print(f"{v.id} is false; read {v.replaced_by} in its place", highlight=False, soft_wrap=True)
     for name, reason in ledger.failures.items():
@@ -255,17 +254,19 @@ def sentence(v: Verdict) -> str:
     """Say in a sentence what a trial found."""
     seen = f"{v.instances} instances drawn and searched, {v.exact} more decided exactly"
     cleared = f", {v.cleared} suspects cleared exactly" if v.cleared else ""
-    if v.reason is not None:
+    if v.verdict == "ill-posed":
         return f"ill-posed: {v.reason}; its nearest sensible reading is {v.nearest}"
     if v.fit is not None:
         return _fitted(v)
     if v.verdict == "refuted":
         return f"refuted by an exact counterexample; {seen}, worst margin {v.margin:.2g}"
+    if v.reason is not None:
+        return f"undecided: {v.reason}; {seen}"
     if v.verdict == "undecided" and not v.instances:
         return "no instance met the hypotheses; state them so that drawing can meet them, or choose from the setting's"
     if v.verdict == "undecided":
         return f"violated in float64 (margin {v.margin:.2g}), but at no exact instance; {seen}"
-    by = ", ".join(f"{r:.4g} {how}" for how, r in (v.ratios or {}).items())
+    by = "; ".join(", ".join(f"{r:.4g} {how}" for how, r in bound.items()) for bound in v.ratios or ())
     worst = "" if v.ratio is None else f", worst ratio {by}"
     zero = f", {v.empty} of them 0 against 0" if v.empty else ""
     if v.verdict == "holds-if":

@@ -1,4 +1,4 @@
-"""Certificates: an exact instance that violates a claim, and its check by exact arithmetic alone."""
+"""Certificates: an exact instance that violates a claim, or attains it, and its check by exact arithmetic alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from linnet.errors import ClaimError, DataError, LinnetError
 from linnet.trials.claim import Claim, Comparison
 from linnet.trials.exact import Exact, ExactMatrix
-from linnet.trials.judge import judge
+from linnet.trials.judge import attains, bounds, judge
 from linnet.trials.settings import SETTINGS
 from linnet.trials.settings.base import Instance
 
@@ -32,6 +32,23 @@ def certificate(claim: Claim, instance: Instance) -> dict[str, Any]:
         "setting": claim.setting.name,
         "instance": {k: _encode(v) for k, v in instance.items()},
         **_sides(found.comparison),
+    }
+
+
+def equality(claim: Claim, instance: Instance, bound: int, rescued: bool) -> dict[str, Any]:
+    """Write down an exact instance at which a bound of a claim, counted from 0, is an equality.
+
+    ``rescued`` says that the extra hypotheses, under which it holds, are met too.
+    """
+    c = bounds(claim, claim.setting.view(instance))[bound]
+    return {
+        "claim": claim.id,
+        "setting": claim.setting.name,
+        "bound": bound,
+        "rescued": rescued,
+        "instance": {k: _encode(v) for k, v in instance.items()},
+        **_sides(c),
+        "relation": "==",
     }
 
 
@@ -72,6 +89,8 @@ def check(record: Mapping[str, Any], claims: Mapping[str, Claim]) -> str:
     assert found is not None
     if found.finding == "outside":
         raise ClaimError(f"{claim_id}: the instance does not meet the hypotheses: {found.reason}")
+    if "bound" in record:
+        return _check_equality(record, claim, instance, printed)
     if found.finding != "violated" or found.comparison is None:
         raise ClaimError(f"{claim_id}: the instance does not violate the claim ({found.finding})")
     sides = _sides(found.comparison)
@@ -81,6 +100,18 @@ def check(record: Mapping[str, Any], claims: Mapping[str, Claim]) -> str:
             f"{sides['observed']} {sides['relation']} {sides['stated']}"
         )
     return f"{claim_id}: observed {sides['observed']}, not {sides['relation']} stated {sides['stated']}"
+
+
+def _check_equality(record: Mapping[str, Any], claim: Claim, instance: Instance, printed: tuple[Any, ...]) -> str:
+    """Check that a bound is attained."""
+    bound = record["bound"]
+    hypotheses = [*claim.hypotheses, *(claim.rescue if record.get("rescued") else ())]
+    if type(bound) is not int or not attains(claim, instance, bound, hypotheses):
+        raise ClaimError(f"{claim.id}: bound {bound} is no equality of positive numbers there")
+    sides = _sides(bounds(claim, claim.setting.view(instance))[bound])
+    if printed != (sides["observed"], "==", sides["stated"]):
+        raise ClaimError(f"{claim.id}: the certificate says {' '.join(map(str, printed))}, exact arithmetic otherwise")
+    return f"{claim.id}: bound {bound + 1} is attained, both sides are {sides['stated']}"
 
 
 def _check_fit(record: Mapping[str, Any], claims: Mapping[str, Claim]) -> str:
@@ -110,11 +141,13 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path} is not JSON ({err}); give what linnet verify --json wrote") from None
     if isinstance(content, dict) and isinstance(content.get("claims"), list):
         rows: Sequence[Any] = content["claims"]
-        found = [r["certificate"] for r in rows if isinstance(r, dict) and r.get("certificate")]
+        held = [r for r in rows if isinstance(r, dict)]
+        found = [r["certificate"] for r in held if r.get("certificate")]
+        found += [e for r in held for e in r.get("equalities") or ()]
     else:
         found = [content]
     if not found or not all(isinstance(f, dict) for f in found):
-        raise DataError(f"{path} holds no certificate: nothing in it was refuted")
+        raise DataError(f"{path} holds no certificate: nothing in it was refuted or attained")
     return found
 
 

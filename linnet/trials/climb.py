@@ -16,7 +16,7 @@ LIMIT = 32.0
 SNAPPED = 4
 """Every so many of a lineage's offspring is its best instance with some entries rounded or zeroed."""
 
-LAZY = 40
+LAZY = 16
 """Entries from which covariances are decomposed every second step only, and so on: they change slowly there."""
 
 FIRST_STEP = 0.3
@@ -24,9 +24,12 @@ FIRST_STEP = 0.3
 
 
 def climb(
-    tally: Tally, shape: Any, raw: Raw, steps: int, lineages: int, offspring: int, rng: np.random.Generator
+    tally: Tally, shape: Any, raw: Raw, steps: int, lineages: int, offspring: int, focus: int, rng: np.random.Generator
 ) -> None:
     """Climb from ``lineages`` instances of a batch (the first ones), each with ``offspring`` children a step.
+
+    Of a claim with several comparisons the one numbered ``focus`` is raised: next to one that is met with equality
+    everywhere, the largest would hide the others.
 
     Each lineage is a covariance matrix adaptation (Hansen, The CMA Evolution Strategy: A Tutorial, 2016)
     over the entries that the claim depends on; every second one keeps the zeros of its start, and with them
@@ -35,13 +38,13 @@ def climb(
     """
     box = _Box(raw)
     starts = np.resize(box.flat(raw), (lineages, box.size))
-    free = _depends_on(tally, shape, box, starts[0], rng)
+    free = _depends_on(tally, shape, box, starts[0], focus, rng)
     keeps_zeros = np.arange(lineages)[:, None] % 2 == 1
     climbers = _Lineages(starts, free & ((starts != 0) | ~keeps_zeros), box.unit(starts), offspring)
     for _ in range(steps):
         children = climbers.children(rng)
         rows = children.reshape(-1, box.size)
-        heights = tally.height(tally.look(shape, box.raw(rows), len(rows)))
+        heights = tally.height(tally.look(shape, box.raw(rows), len(rows)), focus)
         climbers.learn(children, heights.reshape(lineages, offspring))
 
 
@@ -71,13 +74,15 @@ class _Box:
         return out
 
 
-def _depends_on(tally: Tally, shape: Any, box: _Box, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _depends_on(
+    tally: Tally, shape: Any, box: _Box, row: np.ndarray, focus: int, rng: np.random.Generator
+) -> np.ndarray:
     """Return which entries belong to matrices that the claim depends on: a mask over the row."""
     parts = box.slices()
     rows = np.tile(row, (len(parts) + 1, 1))
     for i, part in enumerate(parts):
         rows[i, part] += FIRST_STEP * box.unit(row)[part] * rng.normal(size=part.stop - part.start)
-    heights = tally.height(tally.look(shape, box.raw(rows), len(rows)))
+    heights = tally.height(tally.look(shape, box.raw(rows), len(rows)), focus)
     free = np.zeros(box.size, dtype=bool)
     for i, part in enumerate(parts):
         free[part] = heights[i] != heights[-1]

@@ -11,7 +11,7 @@ import numpy as np
 
 from linnet.errors import ClaimError, IllPosedError
 from linnet.trials.algebra import FloatMatrix
-from linnet.trials.claim import Claim, Comparison, Hypothesis, Relation
+from linnet.trials.claim import Claim, Comparison, Hypothesis
 
 HYPOTHESIS_TOLERANCE = 1e-9
 """Relative: how well a batch in float64 must meet an equality that is a hypothesis. Exactness decides later."""
@@ -34,18 +34,21 @@ class Batch:
         valid: whether the instance meets the hypotheses and both sides have a value.
         margin: signed violation over the scale; positive means that the claim fails there.
         suspect: whether some relation may fail there, which exact arithmetic must decide.
-        ratio: observed over stated where both are non-negative and stated is well above rounding, else NaN; 1
-            where the relation is broken by no more than rounding.
+        ratios: of each bound, (bounds, count): observed over stated where both are non-negative and stated is
+            well above rounding, else NaN; 1 where the relation is broken by no more than rounding.
+        ratio: of the bound that comes closest to being broken.
         empty: whether both sides are zero (0/0), counted apart.
-        drive: what a search should raise: grows with ratio, stays informative on both sides of 1.
+        drives: of each comparison, (comparisons, count), what a search should raise: grows with the ratio, stays
+            informative on both sides of 1.
     """
 
     valid: np.ndarray
     margin: np.ndarray
     suspect: np.ndarray
+    ratios: np.ndarray
     ratio: np.ndarray
     empty: np.ndarray
-    drive: np.ndarray
+    drives: np.ndarray
 
 
 def evaluate(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis], count: int) -> Batch:
@@ -57,10 +60,10 @@ def evaluate(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis], count: i
             for c in h.comparisons(view):
                 valid &= _meets(c, scale, count)
         margin = np.full(count, -np.inf)
-        ratio = np.full(count, np.nan)
+        ratios: list[np.ndarray] = []
         empty = np.ones(count, dtype=bool)
         suspect = np.zeros(count, dtype=bool)
-        drive = np.full(count, -np.inf)
+        drives: list[np.ndarray] = []
         for c in claim.comparisons(view):
             violation, size, observed, stated = _sides(c, count)
             unit = scale if c.scale is None else _spread(c.scale, count)
@@ -68,24 +71,27 @@ def evaluate(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis], count: i
             valid &= np.isfinite(m)
             margin = np.fmax(margin, m)
             suspect |= m > (-SUSPECT if c.relation in ("<", ">") else SUSPECT)
-            drive = np.fmax(drive, violation / (np.abs(observed) + np.abs(stated) + SCALE_FLOOR * unit + 1e-300))
+            drives.append(violation / (np.abs(observed) + np.abs(stated) + SCALE_FLOOR * unit + 1e-300))
             if c.relation == claim.relation != "==":  # the ratio belongs to the relation that the claim is known by
                 tiny = 1e-12 * unit
                 zero = (np.abs(observed) <= tiny) & (np.abs(stated) <= tiny)
                 r = np.where((observed >= 0) & (stated > RATIO_FLOOR * unit), observed / stated, np.nan)
                 r = np.where((m > 0) & (m <= SUSPECT) & np.isfinite(r), 1.0, r)
-                ratio = _tighter(ratio, r, c.relation)
+                ratios.append(r)
                 empty &= zero
             elif c.relation == "==":
                 empty &= False
     valid &= np.isfinite(margin)
+    each = np.where(valid, np.array(ratios).reshape(len(ratios), count), np.nan)
+    tighter = np.fmax if claim.relation in ("<=", "<") else np.fmin
     return Batch(
         valid=valid,
         margin=margin,
         suspect=suspect & valid,
-        ratio=np.where(valid, ratio, np.nan),
+        ratios=each,
+        ratio=tighter.reduce(each, axis=0, initial=np.nan),
         empty=empty & valid,
-        drive=np.where(valid, drive, -np.inf),
+        drives=np.where(valid & ~np.isnan(drives), drives, -np.inf),
     )
 
 
@@ -99,11 +105,6 @@ def comparisons_at(claim: Claim, view: Any) -> list[tuple[float, float]]:
         return []
     sides = [(np.ravel(c.observed), np.ravel(c.stated)) for c in claim.comparisons(view)]
     return [(float(a[0]), float(b[0])) for a, b in sides]
-
-
-def _tighter(a: np.ndarray, b: np.ndarray, relation: Relation) -> np.ndarray:
-    """The ratio that comes closer to breaking the relation."""
-    return np.fmax(a, b) if relation in ("<=", "<") else np.fmin(a, b)
 
 
 def _spread(x: Any, count: int) -> np.ndarray:

@@ -51,6 +51,22 @@ def judge(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis]) -> Judgemen
     return Judgement("unknown" if unsure else "met", reason="the sides agree to all digits computed" if unsure else "")
 
 
+def bounds(claim: Claim, view: Any) -> list[Comparison]:
+    """The comparisons whose ratios count: those by the relation that the claim is known by."""
+    return [c for c in claim.comparisons(view) if c.relation == claim.relation]
+
+
+def attains(claim: Claim, instance: Any, index: int, hypotheses: Sequence[Hypothesis]) -> bool:
+    """Whether a bound is, for certain, an equality of positive numbers at an instance that meets the claim."""
+    view = claim.setting.view(instance)
+    if judge(claim, view, hypotheses).finding != "met":
+        return False
+    found = bounds(claim, view)
+    if not 0 <= index < len(found):
+        return False
+    return compare(found[index].observed, found[index].stated) == 0 and compare(found[index].stated, 0) == 1
+
+
 AGREEMENT = 1e-60
 """Sides whose difference is enclosed within this, relative to them, agree: sixty digits decide."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import linnet
 from linnet.trials.claim import Claim
+from linnet.trials.settings.base import Ladder
 from linnet.trials.trial import BUDGETS, Verdict, run
 
 
@@ -28,8 +29,8 @@ class Ledger:
         """Return what ``linnet verify --json`` writes."""
         keys = (
             "id", "verdict", "relation", "instances", "margin", "ratio", "tight", "hypotheses", "holds_if",
-            "certificate", "replaced_by", "reason", "nearest", "fit", "ratios", "exact", "cleared", "empty",
-            "source", "worst", "histogram", "seconds",
+            "certificate", "replaced_by", "reason", "nearest", "fit", "ratios", "equalities", "exact", "cleared",
+            "empty", "source", "worst", "histogram", "seconds",
         )  # fmt: skip
         rows = [{k: row[k] for k in keys} for row in map(asdict, self.verdicts)]
         for row in rows:
@@ -69,7 +70,8 @@ def try_claims(
         for name, claim in claims.items():
             settle(name, lambda claim=claim: run(claim, BUDGETS[budget], seed))  # type: ignore[misc]  # mypy cannot infer lambdas
     else:
-        _in_processes(find, list(claims), budget, seed, jobs, settle)
+        longest_first = sorted(claims, key=lambda i: not isinstance(claims[i].setting, Ladder))
+        _in_processes(find, longest_first, budget, seed, jobs, settle)
     order = sorted(found)
     return Ledger(budget, seed, tuple(found[i] for i in order), dict(sorted(failures.items())))
 

@@ -189,6 +189,7 @@ class Runner:
         self.imposed = frozenset(h.impose for h in hypotheses if h.impose)
         self.quantile = any(h is getattr(self.setting, "likely", None) for h in hypotheses)
         self.realisations = 0
+        self._last: tuple[Point, Any] | None = None
 
     def points(self, wanted: int) -> Iterator[Point]:
         """Draw instances that meet the hypotheses."""
@@ -206,8 +207,10 @@ class Runner:
                 break
 
     def base(self, point: Point) -> Any:
-        """What stays the same along the ladder."""
-        return self.setting.float_view(point.shape, point.raw, self.imposed)
+        """What stays the same along the ladder; of the last point it is remembered."""
+        if self._last is None or self._last[0] is not point:
+            self._last = point, self.setting.float_view(point.shape, point.raw, self.imposed)
+        return self._last[1]
 
     def admits(self, point: Point) -> bool:
         """Whether an instance meets the hypotheses, by the tolerances of every trial."""
@@ -257,10 +260,8 @@ class Runner:
 
 def slope(sizes: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Return exponent b of ``values ~ sizes^b`` by least squares on logarithms, and its standard error."""
-    from scipy.stats import linregress
-
-    fit = linregress(np.log(sizes), np.log(values))
-    return float(fit.slope), float(fit.stderr)
+    (b, _), covariance = np.polyfit(np.log(sizes), np.log(values), 1, cov=True)
+    return float(b), float(np.sqrt(covariance[0, 0]))
 
 
 def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outcome:
@@ -289,12 +290,12 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
         climbed = [_climb(runner, start, steps, replicates) for start in mine[: max(1, ladders // 8)]]
         tops += climbed
         highest[index] = float(mine[0].ratio[0])
-        starts += [*climbed, *mine[: max(3, ladders // 8)]]
+        starts += [*climbed, *mine[: max(2, ladders // 8)]]
     # From what was climbed and drawn, and from plain instances: where all is near the limits of float64
     # already, little more has a value there.
     ray = _rays(runner, [c.point for c in starts], replicates, {i: BEYOND * most for i, most in highest.items()})
     if not ray:
-        plain = list(_plain(runner, max(8, ladders // 4), replicates))
+        plain = list(_plain(runner, max(4, ladders // 4), replicates))
         most = {i: max((_start_ratio(c, i) for c in plain), default=0.0) for i in highest}
         points = [courses[0].point for courses in plain]
         ray = _rays(runner, points, replicates, {i: BEYOND_PLAIN * m for i, m in most.items()})

@@ -28,12 +28,13 @@ MARGIN_EDGES = np.array([float(f"1e{k}") for k in range(-18, 1)])
 
 @dataclass(frozen=True)
 class Candidate:
-    """One instance worth a second look: free parameters without batch axis."""
+    """One instance worth a second look: free parameters without batch axis; drawn, or found by a search."""
 
     shape: Any
     raw: Raw
     margin: float
     ratio: float
+    drawn: bool = False
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Tally:
         instances, empty: how many counted, and how many of those had both sides zero.
         margin: largest margin. calm: largest that is below suspicion. unjudged: largest among the
             suspects that were crowded out of ``suspects`` by worse ones.
-        ratio: the worst ratio beside suspects. suspected_ratio: the worst, suspects too.
+        ratios: the worst ratio of each bound, beside suspects. suspected_ratio: the worst of all, suspects too.
         worst: the instance of the worst ratio (equalities: margin), suspects too.
         drawing: whether what is looked at now was drawn, and not reached by a search.
         bins: how many ratios (equalities: margins) were found in each bin, drawn and searched apart.
@@ -55,7 +56,7 @@ class Tally:
     instances: int = 0
     empty: int = 0
     margin: float = -np.inf
-    ratio: float = np.nan
+    ratios: np.ndarray = field(default_factory=lambda: np.empty(0))
     suspected_ratio: float = np.nan
     worst: Candidate | None = None
     suspects: list[Candidate] = field(default_factory=list)
@@ -83,19 +84,22 @@ class Tally:
             return batch
         self._count(batch)
         margin = np.where(batch.valid, batch.margin, -np.inf)
-        drive = np.where(batch.valid & ~batch.empty, batch.drive, -np.inf)
+        drive = np.where(batch.valid & ~batch.empty, batch.drives.max(axis=0), -np.inf)
         best = int(np.argmax(margin if self.claim.relation == "==" else drive))
         if self.worst is None or self._beats(batch, best):
             self.worst = self._candidate(shape, raw, batch, best)
         self.margin = max(self.margin, float(margin.max()))
-        self.ratio = self._worse(self.ratio, np.where(batch.suspect, np.nan, batch.ratio))
-        self.suspected_ratio = self._worse(self.suspected_ratio, batch.ratio)
+        worse = np.fmax if self.claim.relation in ("<=", "<") else np.fmin
+        ratios = worse.reduce(np.where(batch.suspect, np.nan, batch.ratios), axis=1, initial=np.nan)
+        longest = max(len(self.ratios), len(ratios))  # how many bounds there are may depend on the shape
+        self.ratios = worse(*(np.pad(r, (0, longest - len(r)), constant_values=np.nan) for r in (self.ratios, ratios)))
+        self.suspected_ratio = float(worse.reduce(batch.ratio, initial=self.suspected_ratio))
         self.calm = max(self.calm, float(np.where(batch.suspect, -np.inf, margin).max()))
         worst = np.argsort(-margin, kind="stable")[: int(batch.suspect.sum())]
         for i in worst[:KEPT_OF_A_BATCH]:  # what one batch brings is mostly of one kind: leave room for others
             self.suspects.append(self._candidate(shape, raw, batch, int(i)))
         self.unjudged = max([self.unjudged, *margin[worst[KEPT_OF_A_BATCH:]]])
-        self.suspects.sort(key=lambda c: -c.margin)
+        self.suspects.sort(key=lambda c: (not c.drawn, -c.margin))
         self.unjudged = max([self.unjudged, *(c.margin for c in self.suspects[KEPT:])])
         del self.suspects[KEPT:]
         return batch
@@ -122,20 +126,16 @@ class Tally:
         drawn, searched = (self.bins.get(drawing, none).tolist() for drawing in (True, False))
         return {"of": of, "edges": [e if e is None else float(e) for e in edges], "drawn": drawn, "searched": searched}
 
-    def _worse(self, ratio: float, others: np.ndarray) -> float:
-        pick = np.fmax if self.claim.relation in ("<=", "<") else np.fmin
-        return float(pick.reduce(others, initial=ratio))
-
-    def height(self, batch: Batch) -> np.ndarray:
-        """What a climb raises: the drive, but not where the sides of an inequality are simply equal.
+    def height(self, batch: Batch, focus: int | None = None) -> np.ndarray:
+        """What a climb raises: the drive of one comparison, by default the largest, but not where sides are equal.
 
         Many bounds are met with equality where nothing happens (no channel reaches the output, nothing is
         shifted). No small move leads from there to a violation, and a climb that values it never leaves.
         """
-        live = batch.valid & ~batch.empty
+        drives = batch.drives if focus is None else batch.drives[[focus % len(batch.drives)]]
         if self.claim.relation != "==":
-            live &= np.abs(batch.drive) > IDLE
-        return np.where(live, batch.drive, -np.inf)
+            drives = np.where(np.abs(drives) > IDLE, drives, -np.inf)
+        return np.where(batch.valid & ~batch.empty, drives.max(axis=0), -np.inf)
 
     def _beats(self, batch: Batch, i: int) -> bool:
         assert self.worst is not None
@@ -145,7 +145,8 @@ class Tally:
         return float(batch.margin[i]) > self.worst.margin
 
     def _candidate(self, shape: Any, raw: Raw, batch: Batch, i: int) -> Candidate:
-        return Candidate(shape, {k: v[i].copy() for k, v in raw.items()}, float(batch.margin[i]), float(batch.ratio[i]))
+        one = {k: v[i].copy() for k, v in raw.items()}
+        return Candidate(shape, one, float(batch.margin[i]), float(batch.ratio[i]), self.drawing)
 
 
 def draw(tally: Tally, groups: int, count: int, rng: np.random.Generator) -> list[tuple[Any, Raw, float]]:

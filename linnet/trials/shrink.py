@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,11 @@ def weigh(claim: Claim, hypotheses: Sequence[Hypothesis], shape: Any, raw: Raw) 
         sides = ((sides[0] - sides[1]).sq(), 0)
     equal = float(compare(*sides) == 0)
     irrational = float(not all(Exact.of(side).is_rational for side in sides))
-    return (equal, irrational, *_plainness(raw))
+    return (equal, irrational, *plainness(raw))
 
 
-def _plainness(raw: Raw) -> Weight:
+def plainness(raw: Raw) -> Weight:
+    """Order of free parameters: digits behind the point, size of the entries, their maximum, negative ones."""
     entries = np.concatenate([v.ravel() for _, v in sorted(raw.items())])
     return (
         float(np.sum(entries != np.round(entries))),
@@ -48,6 +49,16 @@ def _plainness(raw: Raw) -> Weight:
         float(np.max(np.abs(entries), initial=0)),
         float(np.sum(entries < 0)),
     )
+
+
+def small_integers(
+    sizes: Mapping[str, tuple[int, int]], bound: int, count: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Draw matrices with entries from {-bound, ..., bound}, many of them zero."""
+    return {
+        k: rng.integers(-bound, bound + 1, size=(count, *mn)) * (rng.random((count, *mn)) < 0.7) * 1.0
+        for k, mn in sizes.items()
+    }
 
 
 def smallest(tally: Tally, found: Candidate, rng: np.random.Generator, per_shape: int) -> Candidate:
@@ -68,13 +79,10 @@ def smallest(tally: Tally, found: Candidate, rng: np.random.Generator, per_shape
             continue
         hits: list[tuple[Weight, Raw]] = []
         for bound in (1, 2):
-            raw = {
-                k: rng.integers(-bound, bound + 1, size=(per_shape, *mn)) * (rng.random((per_shape, *mn)) < 0.7) * 1.0
-                for k, mn in setting.parameters(shape).items()
-            }
+            raw = small_integers(setting.parameters(shape), bound, per_shape, rng)
             batch = probe.look(shape, raw, per_shape)
             suspects = [{k: v[i] for k, v in raw.items()} for i in np.nonzero(batch.suspect)[0]]
-            for one in sorted(suspects, key=_plainness)[:TRIED]:
+            for one in sorted(suspects, key=plainness)[:TRIED]:
                 weight = weigh(claim, hypotheses, shape, one)
                 if weight is not None:
                     hits.append((weight, one))
@@ -97,7 +105,7 @@ def lower(claim: Claim, hypotheses: Sequence[Hypothesis], shape: Any, raw: Raw) 
         nonlocal weight
         assert weight is not None
         trial = raw | {name: value}
-        if _plainness(trial) >= weight[2:] and weight[:2] == (0.0, 0.0):
+        if plainness(trial) >= weight[2:] and weight[:2] == (0.0, 0.0):
             return False
         new = weigh(claim, hypotheses, shape, trial)
         if new is None or new >= weight:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,11 +12,11 @@ import numpy as np
 
 from linnet.errors import ClaimError, IllPosedError
 from linnet.trials import rates
-from linnet.trials.certificate import certificate
+from linnet.trials.certificate import certificate, equality
 from linnet.trials.claim import ORDERS, Claim, Hypothesis
 from linnet.trials.climb import climb
 from linnet.trials.evaluate import SUSPECT
-from linnet.trials.extremal import attained
+from linnet.trials.extremal import Attained, along_the_family, cases_of_equality
 from linnet.trials.judge import judge
 from linnet.trials.search import Candidate, Tally, admitted_shape, draw
 from linnet.trials.settings.base import Ladder, Raw
@@ -26,6 +26,9 @@ VerdictName = Literal["holds", "holds-if", "refuted", "rate", "ill-posed", "unde
 
 DOUBT = 100 * SUSPECT
 """A violation in float64 above this that exact arithmetic can neither confirm nor clear leaves a claim undecided."""
+
+ROUNDING = 1e-2
+"""A violation in float64 above this is not rounding, even where a search for the worst rounding has ended."""
 
 EXPECTED = 64
 """Means are taken over so many times more realisations than exponents are fitted with."""
@@ -61,12 +64,12 @@ class Budget:
     replicates: int = 64
 
 
-QUICK = Budget(groups=30, count=64, climbs=4, steps=25, lineages=12, offspring=12, exact=60, per_shape=96)
+QUICK = Budget(groups=36, count=32, climbs=4, steps=20, lineages=8, offspring=12, exact=40, per_shape=96)
 FULL = Budget(
-    groups=160, count=64, climbs=36, steps=50, lineages=4, offspring=16, exact=300, per_shape=256,
+    groups=120, count=64, climbs=12, steps=40, lineages=10, offspring=16, exact=240, per_shape=256,
     ladders=32, replicates=256,
 )  # fmt: skip
-BUDGETS = {"quick": QUICK, "full": FULL, "thorough": replace(FULL, groups=320, climbs=144)}
+BUDGETS = {"quick": QUICK, "full": FULL, "thorough": replace(FULL, groups=320, climbs=60)}
 """``thorough`` is for violations that ask for a coincidence: see ``linnet verify --self-test``."""
 
 
@@ -80,14 +83,17 @@ class Verdict:
         exact: how many of small integers were decided exactly besides.
         margin: largest signed violation over its scale; of a claim that holds, without the suspects that
             exact arithmetic cleared, of which there were ``cleared``.
-        ratio: worst observed over stated, None for equalities.
+        ratio: worst observed over stated, None for equalities; of several bounds the loosest one's.
         tight: whether the ratio comes within a tenth of 1; None where there is none.
         empty: instances with both sides zero.
         certificate: exact counterexample to the claim as printed, or None.
         holds_if: extra hypotheses under which it holds.
         worst: the instance that attains the worst ratio (equalities: margin).
-        reason: of an ill-posed claim: what does not fit. nearest: id of its nearest sensible reading.
-        ratios: the worst ratio by random draws, by search, and along the claim's extremal family.
+        reason: of an ill-posed claim: what does not fit; of an undecided one, if float64 and exact arithmetic differ by
+            more than rounding: how. nearest: id of its nearest sensible reading.
+        ratios: of each bound, the worst ratio by random draws, by search, and along the claim's extremal family or
+            at an exact case of equality.
+        equalities: exact instances at which bounds are attained.
         histogram: how many drawn and how many searched instances had a ratio (equalities: a margin) in each bin;
             an edge of None is infinite.
         fit: of claims about growing samples or widths, what was fitted; else None.
@@ -110,7 +116,8 @@ class Verdict:
     worst: dict[str, Any] | None
     seconds: float
     fit: dict[str, Any] | None = None
-    ratios: dict[str, float] | None = None
+    ratios: list[dict[str, float]] | None = None
+    equalities: list[dict[str, Any]] | None = None
     histogram: dict[str, Any] | None = None
     reason: str | None = None
     nearest: str | None = None
@@ -179,12 +186,25 @@ def _run(claim: Claim, budget: Budget, seed: int) -> Verdict:
                 holds_if = [h.text for h in claim.rescue]
     elif found.undecided or not found.tally.instances:
         verdict = "undecided"
-    closest, broken = attained(claim) if verdict == "holds" else (None, None)
-    if broken is not None:
-        verdict, record = "refuted", certificate(claim, broken)
     t = found.tally
-    worst = t.suspected_ratio if verdict == "refuted" else t.ratio  # elsewhere suspects were cleared, or know nothing
-    ratio = None if claim.relation == "==" or not np.isfinite(worst) else float(worst)
+    reason = None
+    if verdict == "undecided" and found.disagreement is not None:
+        reason = (
+            f"float64 violates it by {found.disagreement:.2g} where exact arithmetic does not, which is too much for "
+            "rounding: one of the two computes something else"
+        )
+    family = along_the_family(claim) if verdict == "holds" else Attained()
+    if family.broken is not None:
+        verdict, record = "refuted", certificate(claim, family.broken)
+    cases = {}
+    if verdict in ("holds", "holds-if"):
+        cases = cases_of_equality(t, budget.exact // 4, budget.per_shape, _stream(claim, seed))
+    if verdict == "refuted":  # elsewhere suspects were cleared, or know nothing
+        ratios = None
+        ratio = float(t.suspected_ratio) if claim.relation != "==" and np.isfinite(t.suspected_ratio) else None
+    else:
+        ratios = _ratios(claim, found, {**family.ratios, **dict.fromkeys(cases, 1.0)})
+        ratio = _loosest(claim, ratios)
     return Verdict(
         id=claim.id,
         verdict=verdict,
@@ -193,11 +213,13 @@ def _run(claim: Claim, budget: Budget, seed: int) -> Verdict:
         exact=found.exact,
         margin=_settled_margin(found, verdict),
         cleared=len(t.suspects) - len(found.unknown) if verdict in ("holds", "holds-if") else 0,
-        ratio=_closest(claim, ratio, closest),
-        tight=_is_tight(claim, _closest(claim, ratio, closest)),
-        ratios=_ratios(claim, found, ratio, closest),
+        ratio=ratio,
+        tight=_is_tight(claim, ratio),
+        ratios=ratios,
+        equalities=[equality(claim, c, i, bool(holds_if)) for i, c in sorted(cases.items())] or None,
         empty=t.empty,
         histogram=t.histogram,
+        reason=reason,
         hypotheses=[h.text for h in claim.hypotheses],
         holds_if=holds_if,
         certificate=record,
@@ -272,26 +294,36 @@ class _Attempt:
     exact: int
     counterexample: Candidate | None
     unknown: tuple[Candidate, ...] = ()
-    drawn: float = np.nan
-    cleared: float = -np.inf
+    drawn: np.ndarray = field(default_factory=lambda: np.empty(0))
+    cleared: tuple[Candidate, ...] = ()
 
     @property
     def undecided(self) -> bool:
         """Whether some violation of a hundred times the threshold was neither confirmed nor cleared exactly."""
-        return max([self.tally.unjudged, *(c.margin for c in self.unknown)]) > DOUBT
+        return max([self.tally.unjudged, *(c.margin for c in self.unknown)]) > DOUBT or self.disagreement is not None
+
+    @property
+    def disagreement(self) -> float | None:
+        """The largest violation in float64 that exact arithmetic clears, but that is too large to be rounding.
+
+        It speaks against float64, not for the claim: a wrong solver would look like that. What was merely drawn
+        is well-conditioned; a search ends where rounding is worst.
+        """
+        gross = [c.margin for c in self.cleared if c.margin > (DOUBT if c.drawn else ROUNDING)]
+        return max(gross, default=None)
 
 
 def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, seed: int) -> _Attempt:
     rng = _stream(claim, seed)
     tally = Tally(claim, hypotheses)
     seen = draw(tally, budget.groups, budget.count, rng)
-    drawn = tally.ratio
-    for shape, raw in _starts(claim, seen, budget.climbs, rng):
-        climb(tally, shape, raw, budget.steps, budget.lineages, budget.offspring, rng)
+    drawn = tally.ratios.copy()
+    for focus, (shape, raw) in enumerate(_starts(claim, seen, budget.climbs, rng)):
+        climb(tally, shape, raw, budget.steps, budget.lineages, budget.offspring, focus, rng)
     exact, exact_hit = _exact_probe(tally, budget.exact, rng)
     hit = exact_hit
     unknown: list[Candidate] = []
-    cleared = -np.inf
+    cleared: list[Candidate] = []
     for suspect in tally.suspects:
         if hit is not None:
             break
@@ -302,9 +334,9 @@ def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, see
         elif finding == "unknown":
             unknown.append(suspect)
         elif finding == "met":
-            cleared = max(cleared, suspect.margin)
+            cleared.append(suspect)
     if hit is None:
-        return _Attempt(tally, exact, None, tuple(unknown), drawn, cleared)
+        return _Attempt(tally, exact, None, tuple(unknown), drawn, tuple(cleared))
     return _Attempt(tally, exact, smallest(tally, hit, rng, budget.per_shape), (), drawn)
 
 
@@ -355,18 +387,22 @@ def _settled_margin(found: _Attempt, verdict: VerdictName) -> float:
     return float(margin) if np.isfinite(margin) else 0.0
 
 
-def _closest(claim: Claim, *ratios: float | None) -> float | None:
-    """The ratio that comes closest to breaking the claim."""
-    known = [r for r in ratios if r is not None]
-    return (max if claim.relation in ("<=", "<") else min)(known) if known else None
+def _ratios(claim: Claim, found: _Attempt, attained: Mapping[int, float]) -> list[dict[str, float]] | None:
+    """The worst ratios of each bound by how they were found; of equalities there are none."""
+    out = []
+    for i, searched in enumerate(found.tally.ratios):
+        drawn = found.drawn[i] if i < len(found.drawn) else np.nan
+        by = {"drawn": drawn, "searched": searched, "extremal": attained.get(i, np.nan)}
+        out.append({how: float(r) for how, r in by.items() if np.isfinite(r)})
+    return out if any(out) else None
 
 
-def _ratios(claim: Claim, found: _Attempt, searched: float | None, extremal: float | None) -> dict[str, float] | None:
-    """The worst ratios by how they were found; of equalities there are none."""
-    if claim.relation == "==":
-        return None
-    by = {"drawn": found.drawn if np.isfinite(found.drawn) else None, "searched": searched, "extremal": extremal}
-    return {k: float(v) for k, v in by.items() if v is not None} or None
+def _loosest(claim: Claim, ratios: list[dict[str, float]] | None) -> float | None:
+    """Of each bound the ratio that comes closest to breaking it; of those the one that stays farthest."""
+    close, far = (max, min) if claim.relation in ("<=", "<") else (min, max)
+    known = [close(by.values()) for by in ratios or () if by]
+    # What is never observed (0 is at most a sum of squares) says nothing of a bound's tightness.
+    return far((r for r in known if r > 0), default=None)
 
 
 def _is_tight(claim: Claim, ratio: float | None) -> bool | None:

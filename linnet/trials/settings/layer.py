@@ -504,7 +504,9 @@ class LayerSetting(Setting):
 
     def _shape(self, widths: tuple[int, ...], layer: int, rng: np.random.Generator) -> LayerShape:
         p, d_in, d_out = widths[0], widths[layer], widths[layer + 1]
-        r = int(rng.integers(1, min(d_in, d_out) + 1))
+        # Below full rank more often than not: at full rank LoRA reaches what full fine-tuning does.
+        full = min(d_in, d_out)
+        r = int(rng.integers(1, (max(1, full - 1) if rng.random() < 0.6 else full) + 1))
         matched = _matched(r, d_out, d_in)
         s = matched if rng.random() < 0.5 else int(rng.integers(1, d_out + 1))
         channels = tuple(sorted(int(c) for c in rng.permutation(d_out)[:s]))
