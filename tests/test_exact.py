@@ -5,11 +5,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from flint import arb, fmpq, fmpq_mat
+from flint import arb, arb_mat, fmpq, fmpq_mat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linnet.errors import ClaimError
+from linnet.errors import ClaimError, IllPosedError
 from linnet.trials import UndefinedError
 from linnet.trials.algebra import (
     ACTIVATIONS,
@@ -19,8 +19,10 @@ from linnet.trials.algebra import (
     hadamard,
     op_norm_sq,
     positive_part,
+    rank,
     ratio,
     softmax,
+    sq,
     tail_sq,
 )
 from linnet.trials.exact import (
@@ -35,6 +37,7 @@ from linnet.trials.exact import (
     rational_sqrt,
     spectrum,
 )
+from linnet.trials.kronecker import Kronecker
 
 HALVES = st.sampled_from([0, 0, 1, 1, 2, 3, 4]).map(lambda x: Fraction(x, 2))
 PYTHAGOREAN = [(3, 4, 5), (5, 12, 13), (8, 15, 17)]
@@ -370,3 +373,60 @@ def test_entrywise_products_do_not_stretch():
         hadamard(ExactMatrix.of([[1, 2]]), ExactMatrix.of([[1], [2]]))
     with pytest.raises(ClaimError, match="fit"):
         hadamard(FloatMatrix(np.ones((1, 2))), FloatMatrix(np.ones((2, 1))))
+
+
+# --- Kronecker products that are never formed ------------------------------------------------------
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_kronecker_product_agrees_with_the_matrix_it_stands_for(exact):
+    rng = np.random.default_rng(3)
+
+    def some(m, n):
+        entries = rng.integers(-3, 4, size=(m, n))
+        return ExactMatrix.of(entries.tolist()) if exact else FloatMatrix(entries[None] * 1.0)
+
+    def same(a, b):
+        a, b = (x.formed() if isinstance(x, Kronecker) else x for x in (a, b))
+        assert a.shape == b.shape
+        assert float(np.ravel(Exact.of((a - b).sq()) if exact else (a - b).sq())[0]) < 1e-18
+
+    a, b = Kronecker(some(2, 3), some(3, 2)), Kronecker(some(3, 2), some(2, 2))
+    tall, wide = some(6, 4), some(5, 6)
+    formed = a.formed()
+    same(a @ b, formed @ b.formed())
+    same(a @ tall, formed @ tall)
+    same(wide @ a, wide @ formed)
+    same(a.T, formed.T)
+    same(a.pinv(), formed.pinv())
+    other = some(6, 6)
+    same(2 * a + other, 2 * formed + other)
+    same(other + a, other + formed)
+    same(formed - a, 0 * formed)
+    same(a - formed, 0 * formed)
+    gram = Kronecker(a.left @ a.left.T, a.right @ a.right.T)
+    same(gram.root() @ gram.root(), gram.formed())
+    for f in (sq, rank):
+        assert float(np.ravel(f(a))[0]) == pytest.approx(float(np.ravel(f(formed))[0]), rel=1e-12)
+    assert float(np.ravel(gram.trace())[0]) == pytest.approx(float(np.ravel(gram.formed().trace())[0]), rel=1e-12)
+    for x, y in zip(a.squared_singular_values(), formed.squared_singular_values(), strict=True):
+        assert float(np.ravel(x)[0]) == pytest.approx(float(np.ravel(y)[0]), rel=1e-10, abs=1e-12)
+    with pytest.raises(IllPosedError, match="shapes do not fit"):
+        a @ some(5, 1)
+
+
+def test_singular_values_of_balls_enclose_those_of_mpmath():
+    import mpmath
+
+    a, b = ExactMatrix.of([[2, 1], [1, 2]]).root(), ExactMatrix.of([[3, 1], [1, 1]]).root()
+    mpmath.mp.dps = 50
+    gap = mpmath.sqrtm(mpmath.matrix([[2, 1], [1, 2]])) - mpmath.sqrtm(mpmath.matrix([[3, 1], [1, 1]]))
+    expected = sorted((float(s) ** 2 for s in mpmath.svd_r(gap, compute_uv=False)), reverse=True)
+    found = (a - b).squared_singular_values()
+    assert [float(v) for v in found] == pytest.approx(expected, rel=1e-14)
+    assert all(v.value.rad() < 1e-80 for v in found)
+    # A tie is two balls of one number, whichever way the matrix lies.
+    root2 = arb(2).sqrt()
+    flat = ExactMatrix(arb_mat(2, 3, [root2, 0, 0, 0, root2, 0]))
+    for m in (flat, flat.T):
+        assert [v.value.contains(2) for v in m.squared_singular_values()] == [True, True]

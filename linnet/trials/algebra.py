@@ -122,6 +122,10 @@ class Matrix(ABC):
         """Best rank-``r`` approximation; undefined where the r-th and next singular values tie."""
 
 
+class Structured(Matrix):
+    """A matrix kept in some other form than its entries; of two operands it is the one that knows what to do."""
+
+
 def sq(x: Matrix) -> Scalar:
     """Squared Frobenius norm |x|_F^2."""
     return x.sq()
@@ -304,12 +308,18 @@ class FloatMatrix(Matrix):
         return FloatMatrix(la.mT(self.values), self.size)
 
     def __matmul__(self, other: FloatMatrix) -> FloatMatrix:
+        if isinstance(other, Structured):
+            return NotImplemented
         return FloatMatrix(self.values @ self._like(other, "@", 1, 0), self.size * other.size)
 
     def __add__(self, other: FloatMatrix) -> FloatMatrix:
+        if isinstance(other, Structured):
+            return NotImplemented
         return FloatMatrix(self.values + self._like(other, "+"), self.size + other.size)
 
     def __sub__(self, other: FloatMatrix) -> FloatMatrix:
+        if isinstance(other, Structured):
+            return NotImplemented
         return FloatMatrix(self.values - self._like(other, "-"), self.size + other.size)
 
     def _like(self, other: Any, operation: str, mine: int | None = None, its: int | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from linnet.errors import ClaimError, IllPosedError
-from linnet.trials.algebra import FloatMatrix
+from linnet.trials.algebra import Matrix
 from linnet.trials.claim import Claim, Comparison, Hypothesis
 
 HYPOTHESIS_TOLERANCE = 1e-9
@@ -115,10 +115,10 @@ def _spread(x: Any, count: int) -> np.ndarray:
 
 def _sides(c: Comparison, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return signed violation, size of the sides, and the two sides as numbers (norms of matrices)."""
-    if isinstance(c.observed, FloatMatrix) or isinstance(c.stated, FloatMatrix):
+    if isinstance(c.observed, Matrix) or isinstance(c.stated, Matrix):
         if c.relation != "==":
             raise IllPosedError(f"matrices compared by {c.relation}; only == is defined for them")
-        if not (isinstance(c.observed, FloatMatrix) and isinstance(c.stated, FloatMatrix)):
+        if not (isinstance(c.observed, Matrix) and isinstance(c.stated, Matrix)):
             raise IllPosedError("a matrix compared with a number; compare its norm, or two matrices")
         if c.observed.shape != c.stated.shape:
             raise IllPosedError(f"a {c.observed.shape} matrix compared with a {c.stated.shape} one")

@@ -22,7 +22,7 @@ import flint
 from flint import arb, arb_mat, fmpq, fmpq_mat, fmpz
 
 from linnet.errors import ClaimError
-from linnet.trials.algebra import Matrix, UndefinedError
+from linnet.trials.algebra import Matrix, Structured, UndefinedError
 
 PRECISION = 320
 """Bits of a ball: 96 decimal digits."""
@@ -238,6 +238,8 @@ class ExactMatrix(Matrix):
         return ExactMatrix(self.core.transpose(), self.right, self.left)
 
     def __matmul__(self, other: ExactMatrix) -> ExactMatrix:
+        if isinstance(other, Structured):
+            return NotImplemented
         a, b = self, other
         if a.right is None and b.left is None:
             return ExactMatrix(_mul(a.core, b.core), a.left, b.right)
@@ -276,6 +278,8 @@ class ExactMatrix(Matrix):
         return ExactMatrix(self.core, self.right, self.left)
 
     def __add__(self, other: ExactMatrix) -> ExactMatrix:
+        if isinstance(other, Structured):
+            return NotImplemented
         if _same(self.left, other.left) and _same(self.right, other.right):
             return ExactMatrix(_add(self.core, other.core), self.left, self.right)
         for a, b in ((self, other), (other, self)):

@@ -16,5 +16,5 @@ def cross_term_is_bounded(quadratic):
     """
     along, across = quadratic.eps_par, quadratic.eps_perp
     cross = scalar(along.T @ quadratic.H_inv @ across)
-    excess = scalar(along.T @ (quadratic.H_inv - quadratic.H_sub_inv) @ along)
+    excess = scalar(along.T @ quadratic.H_inv @ along) - scalar(along.T @ quadratic.H_sub_inv @ along)
     return cross**2, excess * scalar(across.T @ quadratic.H_inv @ across)

@@ -16,10 +16,9 @@ def who_is_more_sensitive(q):
     (grad + eps)^T K (grad + eps) / 2 more; (c) the clean loss after adapting to the perturbed objective is
     (grad^T K grad - eps^T K eps) / 2 more, which is either sign.
     """
-    K = q.H_inv - q.H_sub_inv
 
     def half(v):
-        return scalar(v.T @ K @ v) / 2
+        return (scalar(v.T @ q.H_inv @ v) - scalar(v.T @ q.H_sub_inv @ v)) / 2
 
     clean_peft, clean_full = q.loss(-(q.H_sub_inv @ q.grad)), q.loss(-(q.H_inv @ q.grad))
     peft, full = q.loss(q.peft_update), q.loss(q.full_update)

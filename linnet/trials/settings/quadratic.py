@@ -11,6 +11,7 @@ import numpy as np
 
 from linnet.trials.algebra import Matrix, rank, scalar, sq
 from linnet.trials.claim import Hypothesis
+from linnet.trials.kronecker import Kronecker
 from linnet.trials.settings.base import KINDS, Instance, Raw, Setting, constant, draw_matrices
 
 
@@ -37,7 +38,7 @@ class QuadraticView:
     """The loss ``grad^T u + u^T H u / 2`` in an update u, its perturbation, and a subspace to update in.
 
     Attributes:
-        H: Hessian (d, d), positive definite.
+        H: Hessian (d, d); of a layer problem the product of its two factors, which is never formed.
         P: orthonormal basis of the subspace (d, k).
         grad: gradient at the start (d, 1).
         eps: perturbation of the gradient (d, 1).
@@ -47,7 +48,7 @@ class QuadraticView:
     """
 
     def __init__(self, instance: Instance) -> None:
-        self.H: Matrix = instance["H"]
+        self.H: Matrix = instance["H"] if "H" in instance else Kronecker(instance["upper_gram"], instance["input_gram"])
         self.P: Matrix = instance["P"]
         self.grad: Matrix = instance["grad"]
         self.eps: Matrix = instance["eps"]
@@ -99,7 +100,8 @@ class QuadraticView:
 class QuadraticSetting(Setting):
     """Quadratics with H = A A^T and a rational orthonormal P by Cayley's transform of a skew matrix.
 
-    And those that layer problems make, row by row of the layer: H = upper^T upper kron root^2, and P the tangent
+    And those that layer problems make, row by row of the layer: H = upper^T upper kron root^2, kept as its two
+    factors, and P the tangent
     space of S2FT (all rows of its channels) or of LoRA at a solution of rank s, {X : (I - P_U) X (I - P_V) = 0}.
     """
 
@@ -126,7 +128,7 @@ class QuadraticSetting(Setting):
 
     def random_shape(self, rng: np.random.Generator) -> QuadraticShape:
         if rng.random() < 0.4:
-            d_out, d_in = (int(i) for i in rng.integers(1, 4, size=2))
+            d_out, d_in = (int(i) for i in rng.integers(1, 5, size=2))
             return of_layer(d_out, d_in, int(rng.integers(1, min(d_out, d_in) + 1)), str(rng.choice(["s2ft", "lora"])))
         d = int(rng.integers(1, 8))
         return QuadraticShape(d, int(rng.integers(1, d + 1)))
@@ -156,13 +158,13 @@ class QuadraticSetting(Setting):
         return draw_matrices(self.parameters(shape), kind, count, rng)
 
     def compose(self, shape: QuadraticShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:
+        out: Instance
         if shape.layer:
-            h = (raw["upper"].T @ raw["upper"]).kron(raw["root"] @ raw["root"].T)
-            turned = _turned(raw["turn_out"]).kron(_turned(raw["turn_in"]))
+            out = {"upper_gram": raw["upper"].T @ raw["upper"], "input_gram": raw["root"] @ raw["root"].T}
+            turned: Matrix = Kronecker(_turned(raw["turn_out"]), _turned(raw["turn_in"]))
         else:
-            h, turned = raw["factor"] @ raw["factor"].T, _turned(raw["turn"])
-        out: Instance = {
-            "H": h,
+            out, turned = {"H": raw["factor"] @ raw["factor"].T}, _turned(raw["turn"])
+        out |= {
             "P": turned @ _trained_columns(raw["grad"], shape),
             "grad": 0 * raw["grad"] if "at_optimum" in imposed else raw["grad"],
             "eps": raw["eps"],
@@ -175,11 +177,13 @@ class QuadraticSetting(Setting):
     def defects(self, instance: Instance) -> list[str]:
         from linnet.trials.exact import ExactMatrix, compare, is_psd
 
-        h, p = instance["H"], instance["P"]
-        d = h.shape[0]
+        p, d = instance["P"], 1
         out = []
-        if not (isinstance(h, ExactMatrix) and is_psd(h.core)):
-            out.append("H is not symmetric positive semi-definite")
+        for name in ("H",) if "H" in instance else ("upper_gram", "input_gram"):
+            factor = instance[name]
+            if not (isinstance(factor, ExactMatrix) and is_psd(factor.core)):
+                out.append(f"{name} is not symmetric positive semi-definite")
+            d *= factor.shape[0]
         columns = ["grad", "eps", *(name for name in ("first", "second") if name in instance)]
         if p.shape[0] != d or any(instance[name].shape != (d, 1) for name in columns):
             out.append(f"the lengths of P, {', '.join(columns)} do not fit H")
