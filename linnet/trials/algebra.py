@@ -294,9 +294,9 @@ class FloatMatrix(Matrix):
 
     @property
     def size(self) -> np.ndarray:
-        """Norms of the factors multiplied, of the terms added; its own norm if it was given."""
+        """Norms (Schatten 4) of the factors multiplied, of the terms added; its own norm if it was given."""
         if self._size is None:
-            self._size = np.sqrt(la.sq(self.values))
+            self._size = np.asarray(la.size(self.values))
         return self._size
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,13 @@ growth is no less than this share of the largest, and it ends so many times abov
 instances drawn, or of plain ones.
 """
 
+
+SAME, FEW, WIDER = 8, 16, 0.15
+"""At each dimension the ratios of so many instances are averaged, of so many realisations each; a ratio has no bound
+in the dimension if it grows with a power of it above the last, and no more slowly in the second half of the row.
+"""
+
+DIMENSION = "dimension"
 
 ROUNDING = 1e-10
 """Means that differ by less than this share of the instance's scale are equal."""
@@ -299,9 +307,15 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
         most = {i: max((_start_ratio(c, i) for c in plain), default=0.0) for i in highest}
         points = [courses[0].point for courses in plain]
         ray = _rays(runner, points, replicates, {i: BEYOND_PLAIN * m for i, m in most.items()})
+    wider = not ray
+    if wider:
+        ray = _wider(runner, max(2, ladders // 4), sorted(highest))
     top = max(tops, key=lambda c: float(c.ratio[0]))
     constant = max(float(c.ratio.max()) for c in (worst, *tops, *ray))
-    out = _summary(runner, seen, record(runner, ray, replicates) if ray else None)
+    contradiction = record(runner, ray, FEW if wider else replicates) if ray else None
+    if contradiction and wider:
+        contradiction["along"] = DIMENSION
+    out = _summary(runner, seen, contradiction)
     return replace(out, constant=constant, worst=top.point)
 
 
@@ -362,7 +376,6 @@ def _plain(runner: Runner, wanted: int, replicates: int) -> Iterator[list[Course
         raw = {}
         for name, (m, n) in runner.setting.parameters(shape).items():
             u, _, vt = np.linalg.svd(runner.rng.normal(size=(m, n)), full_matrices=False)
-            # Not exactly orthogonal: singular values that tie have no truncation.
             raw[name] = ((u * runner.rng.uniform(0.5, 2.0, size=u.shape[1])) @ vt)[None]
         point = Point(shape, raw)
         if not runner.admits(point):
@@ -371,6 +384,50 @@ def _plain(runner: Runner, wanted: int, replicates: int) -> Iterator[list[Course
         if any(_start_ratio(found, c.index) > 0 for c in found):
             wanted -= 1
             yield found
+
+
+def _wider(runner: Runner, rows: int, indices: Sequence[int]) -> list[Course]:
+    """Let dimensions double, of instances as even as can be.
+
+    Returns one course for each dimension, of a comparison whose ratio grows with the dimension without slowing down;
+    it must do so again on fresh instances.
+    """
+    chains = (
+        chain
+        for chain in runner.setting.growing()
+        if all(h.shape is None or all(map(h.shape, chain)) for h in runner.hypotheses)
+    )
+    for chain in islice(chains, rows):
+        along = _along_dimensions(runner, chain)
+        for i in indices:
+            if _keeps_growing(along, i) and _keeps_growing(_along_dimensions(runner, chain), i):
+                return [sorted(found, key=lambda c: float(c[i].ratio[0]))[len(found) // 2][i] for found in along]
+    return []
+
+
+def _along_dimensions(runner: Runner, chain: Sequence[Any]) -> list[list[list[Course]]]:
+    """For each shape of a row the courses of ``SAME`` instances, as far as they have some."""
+    return [[c for _ in range(SAME) if (c := _even_courses(runner, shape, FEW))] for shape in chain]
+
+
+def _keeps_growing(along: Sequence[Sequence[Sequence[Course]]], index: int) -> bool:
+    """Whether the mean logarithm of a comparison's ratio grows with the logarithm of the dimension, to the end."""
+    means = []
+    for found in along:
+        ratios = [r for courses in found if (r := _start_ratio(courses, index)) > 0]
+        if len(ratios) < SAME // 2:
+            return False
+        means.append(float(np.mean(np.log2(ratios))))
+    half = len(means) // 2
+    early, late = (means[half] - means[0]) / half, (means[-1] - means[half]) / (len(means) - 1 - half)
+    power = float(np.polyfit(np.arange(len(means)), means, 1)[0])
+    return min(power, late) > WIDER and late > STEADY * early
+
+
+def _even_courses(runner: Runner, shape: Any, replicates: int) -> list[Course]:
+    """Measure one even instance of a shape at the first size; nothing where it misses a hypothesis."""
+    point = Point(shape, runner.setting.even(shape, runner.rng))
+    return runner.courses(point, runner.sizes(point, STEPS)[:1], replicates) if runner.admits(point) else []
 
 
 def _rays(runner: Runner, points: Sequence[Point], replicates: int, most: Mapping[int, float]) -> list[Course]:
@@ -522,12 +579,24 @@ def check_fit(found: Mapping[str, Any], claim: Claim, seed: int = 1) -> str:
             courses.append((point, np.asarray(row["sizes"])))
     except (KeyError, TypeError, ValueError, IndexError) as err:
         raise DataError(f"{claim.id}: not a record of a fit ({type(err).__name__}: {err})") from None
+    if found.get("along") == DIMENSION:
+        return _grows_with_dimension(runner, [p.shape for p, _ in courses], index)
     if not courses or not all(runner.admits(p) for p, _ in courses):
         raise ClaimError(f"{claim.id}: the instance does not meet the hypotheses")
     again = [runner.courses(p, sizes, replicates) for p, sizes in courses]
     if not all(again):
         raise ClaimError(f"{claim.id}: what is observed has no value there")
     return _contradiction(claim, [c[index] for c in again])
+
+
+def _grows_with_dimension(runner: Runner, chain: Sequence[Any], index: int) -> str:
+    """Draw instances of the same shapes anew."""
+    rows = [row for row in runner.setting.growing() if row == list(chain)]
+    if not rows or not _keeps_growing(along := _along_dimensions(runner, chain), index):
+        raise ClaimError(f"{runner.claim.id}: the ratio does not grow with these dimensions when it is measured again")
+    means = [np.exp(np.mean([np.log(c[index].ratio[0]) for c in found])) for found in along]
+    said = ", ".join(f"{m:.3g}" for m in means)
+    return f"{runner.claim.id}: observed over stated grows with the dimension: {said}"
 
 
 def _contradiction(claim: Claim, courses: Sequence[Course]) -> str:

@@ -64,7 +64,7 @@ class Budget:
     replicates: int = 64
 
 
-QUICK = Budget(groups=36, count=32, climbs=4, steps=20, lineages=8, offspring=12, exact=40, per_shape=96)
+QUICK = Budget(groups=36, count=32, climbs=4, steps=20, lineages=8, offspring=12, exact=60, per_shape=96)
 FULL = Budget(
     groups=120, count=64, climbs=12, steps=40, lineages=10, offspring=16, exact=240, per_shape=256,
     ladders=32, replicates=256,
@@ -191,7 +191,7 @@ def _run(claim: Claim, budget: Budget, seed: int) -> Verdict:
     if verdict == "undecided" and found.disagreement is not None:
         reason = (
             f"float64 violates it by {found.disagreement:.2g} where exact arithmetic does not, which is too much for "
-            "rounding: one of the two computes something else"
+            "rounding: one of the two computes something else, or the sides need a scale (Comparison)"
         )
     family = along_the_family(claim) if verdict == "holds" else Attained()
     if family.broken is not None:

@@ -14,6 +14,7 @@ from linnet.trials.algebra import (
     tail_sq,
     trace,
 )
+from linnet.trials.claim import Comparison
 from linnet.trials.planted.base import false, true
 from linnet.trials.settings.layer import Layer
 
@@ -206,9 +207,11 @@ true(
     "sample-s2ft-normal-equations",
     Layer,
     "==",
-    lambda v: (
+    lambda v: Comparison(
         (v.upper @ v.U_C).T @ v.upper @ v.sample.s2ft.delta @ v.sample.gram,
+        "==",
         (v.upper @ v.U_C).T @ v.sample.cross,
+        scale=sqrt(sq(v.upper) * sq(v.lower)) * v.sample.energy,
     ),
 )
 false(

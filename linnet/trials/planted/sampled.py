@@ -104,9 +104,12 @@ false("s2ft-variance-without-noise", Sampled, "<~", _s2ft(noise=0), *LARGE)
 false("s2ft-variance-without-residual", Sampled, "<~", _s2ft(residual=0), *LARGE)
 
 
-def _lora(gap):
+def _lora(gap, dimensions=True):
     def sides(v):
         level = (op_norm(v.noise_cov) + op_norm(v.Sigma_f)) * condition(v.population.root) ** 6
+        if dimensions:
+            covariances = (v.noise_cov, v.Sigma_f, v.population.gram)
+            level = level * v.r * sum(effective_rank(c) for c in covariances)
         return v.variance("lora"), eigengap(v) ** gap * level * condition(v.population.M) ** 4 * v.log_sq / v.n
 
     return sides
@@ -114,9 +117,34 @@ def _lora(gap):
 
 BELOW = (Sampled.rank_reached, Sampled.gap)
 true("lora-variance", Sampled, "<~", _lora(2), *LARGE, *BELOW)
+false("lora-variance-whatever-the-dimension", Sampled, "<~", _lora(2, dimensions=False), *LARGE, *BELOW)
 false("lora-variance-in-units", Sampled, "<~", lambda v: (v.variance("lora"), v.log_sq / v.n), *LARGE, *BELOW)
 false("gram-in-units", Sampled, "<~", lambda v: (op_norm(v.sample.gram - v.population.gram), v.n**-0.5), *LARGE)
 true("unbiased-noise-energy", Sampled, "==", lambda v: (sq(v.noise) / v.noise.shape[1], trace(v.noise_cov)))
+
+
+def _moments(dimensions):
+    """Error of the second moments, with or without the effective rank in the bound."""
+
+    def sides(v):
+        size = effective_rank(v.cov_i) if dimensions else 1
+        return op_norm((1 / v.x.shape[1]) * (v.x @ v.x.T) - v.cov_i), op_norm(v.cov_i) * sqrt(size * v.log_sq / v.n)
+
+    return sides
+
+
+true("moments-by-effective-rank", Sampled, "<~", _moments(True), *LARGE)
+false("moments-whatever-the-dimension", Sampled, "<~", _moments(False), *LARGE)
+false(
+    "variance-whatever-the-dimension",
+    Sampled,
+    "<~",
+    lambda v: (
+        v.variance("full_ft"),
+        (op_norm(v.noise_cov) + op_norm(v.Sigma_f)) * condition(v.population.root) ** 6 / v.n,
+    ),
+    *LARGE,
+)
 
 # --- widths ----------------------------------------------------------------------------------------
 

@@ -108,6 +108,19 @@ class Ladder(Setting):
     onwards: tuple[float, ...] = (1e2, 1e5, 1e8)
     """How much farther a ladder is followed before an exponent that misses is believed."""
 
+    def growing(self) -> Iterator[list[Any]]:
+        """Yield rows of shapes whose dimensions double from one to the next, the most telling ones first."""
+        yield from ()
+
+    def even(self, shape: Any, rng: np.random.Generator) -> Raw:
+        """Draw one instance whose matrices are nearly orthogonal, so that nothing but dimensions tells two apart."""
+        raw = {}
+        for name, (m, n) in self.parameters(shape).items():
+            u, _, vt = np.linalg.svd(rng.normal(size=(m, n)), full_matrices=False)
+            # Not exactly: singular values that tie have no truncation.
+            raw[name] = ((u * rng.uniform(0.9, 1.1, size=u.shape[1])) @ vt)[None]
+        return raw
+
     @abstractmethod
     def shape_from(self, fields: dict[str, Any]) -> Any:
         """Return the shape that has these fields, as they stand in a record."""

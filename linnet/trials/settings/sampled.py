@@ -32,6 +32,9 @@ LAWS = ("gaussian", "bounded", "mixture")
 MANY = 4.0
 """What "sufficiently many" observations (>>) means: this many times the right-hand side."""
 
+DOUBLINGS = 5
+"""Dimensions grow from 2 to 32."""
+
 SCALES = (0.5, 1.75**0.5)
 """Of the mixture: each sample is Gaussian of one of these standard deviations; their mean square is 1."""
 
@@ -159,6 +162,32 @@ class SampledSetting(LayerSetting, Ladder):
         for shape in super().small_shapes():
             for law in LAWS if shape.n == 1 else ():
                 yield SampledShape(**dataclasses.asdict(shape), law=law)
+
+    def growing(self) -> Iterator[list[SampledShape]]:
+        rows = [
+            (sum(grown), depth, layer, grown, share)
+            for depth, layer in ((1, 0), (2, 0), (2, 1))
+            for grown in product((False, True), repeat=depth + 1)  # which widths double; the others stay at 2
+            for share in (False, True)  # ranks and channels: one, or half of what there is
+            if any(grown)
+        ]
+        # Where everything grows every factor of a dimension shows, unless two of them cancel.
+        for _, depth, layer, grown, share in sorted(rows, key=lambda row: (row[1] + 1 - row[0], row[1])):
+            yield [self._wide(depth, layer, grown, share, 2**k) for k in range(1, DOUBLINGS + 1)]
+
+    def even(self, shape: SampledShape, rng: np.random.Generator) -> Raw:
+        raw = super().even(shape, rng)
+        u, s, vt = np.linalg.svd(raw["residual"][0], full_matrices=False)
+        s[: shape.rank] += 1.0  # a clear gap after the rank of LoRA, of the same width at every dimension
+        return raw | {"residual": ((u * s) @ vt)[None], "latent": 0 * raw["latent"]}
+
+    @staticmethod
+    def _wide(depth: int, layer: int, grown: tuple[bool, ...], share: bool, width: int) -> SampledShape:
+        widths = tuple(width if grows else 2 for grows in grown)
+        d_in, d_out = widths[layer], widths[layer + 1]
+        rank = max(1, min(d_in, d_out) // 2) if share else 1
+        channels = tuple(range(max(1, d_out // 2) if share else 1))
+        return SampledShape(widths, layer, rank, channels, widths[0], widths[0], 1, "gaussian")
 
     def parameters(self, shape: LayerShape) -> dict[str, tuple[int, int]]:
         q = shape.widths[-1]
