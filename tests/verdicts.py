@@ -6,6 +6,8 @@ EXPECTED = {
     "conjecture/ood-identity": "holds",
     "linnet/learning-rates": "rate",
     "linnet/learning-rates-adam": "rate",
+    "linnet/lora-gap": "rate",
+    "linnet/lora-gap-at-a-tie": "rate",
     "liu2025/eq-11-least-squares": "holds-if",
     "liu2025/eq-12": "rate",
     "liu2025/eq-12-rate": "refuted",

@@ -23,7 +23,7 @@ from linnet.trials.algebra import (
     trace,
 )
 from linnet.trials.claim import Hypothesis
-from linnet.trials.settings.base import Instance, Ladder, Raw
+from linnet.trials.settings.base import Instance, Ladder, Raw, constant
 from linnet.trials.settings.layer import LayerSetting, LayerShape, LayerView, Solution
 
 LAWS = ("gaussian", "bounded", "mixture")
@@ -149,6 +149,11 @@ class SampledSetting(LayerSetting, Ladder):
     noisy = Hypothesis("there is noise", lambda v: [(trace(v.noise_cov), ">", 0)])
     rank_reached = Hypothesis("r <= rank M: sigma_r(M) is positive", lambda v: [(rank(v.population.M), ">=", v.r)])
     gap = Hypothesis("F.3 with its least C_F", lambda v: [(eigengap(v), ">", 0)])
+    tied = Hypothesis(
+        "one layer, x white, B_i - W the identity (of q rows and p columns), r below min(p, q)",
+        impose="tied",
+        shape=lambda s: len(s.widths) == 2 and s.rank < min(s.widths),
+    )
     learnable = Hypothesis("the layer reaches some of the residual", lambda v: [(sq(v.population.M), ">", 0)])
 
     def random_shape(self, rng: np.random.Generator) -> SampledShape:
@@ -198,8 +203,13 @@ class SampledSetting(LayerSetting, Ladder):
     def compose(self, shape: LayerShape, raw: dict[str, Matrix], imposed: Collection[str]) -> Instance:
         # The factors, and a sample of nothing: samples are put in place by ``at``.
         empty = {"x": raw["factor_train"], "noise": raw["noise_factor"]}
-        out = super().compose(shape, raw | empty, imposed)
-        factor = raw["factor_train"].eye() if "white" in imposed else raw["factor_train"]
+        white = "white" in imposed
+        if "tied" in imposed:
+            q, p = raw["residual"].shape
+            empty["residual"] = constant(raw["residual"], [[float(i == j) for j in range(p)] for i in range(q)])
+            white = True
+        out = super().compose(shape, raw | empty, {*imposed, "white"} if white else imposed)
+        factor = raw["factor_train"].eye() if white else raw["factor_train"]
         return out | {"factor": factor, "noise_factor": raw["noise_factor"], "size": 0}
 
     def view(self, instance: Instance) -> SampledView:

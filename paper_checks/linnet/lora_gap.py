@@ -1,0 +1,37 @@
+"""linnet/lora-gap, -at-a-tie: in place of liu2025, eq. (37), for LoRA. Proof: docs/proofs/lora-gap.md."""
+
+from linnet.trials import Sampled, claim
+
+
+def gap(v):
+    """Loss minus training loss of LoRA tuned on the sample."""
+    tuned = v.sample.lora
+    return v.test_loss(tuned) - v.train_loss(tuned)
+
+
+@claim(
+    "linnet/lora-gap",
+    setting=Sampled,
+    relation="<~",
+    source="docs/proofs/lora-gap.md",
+    hypotheses=[Sampled.noisy, Sampled.learnable, Sampled.gap, Sampled.per_problem],
+)
+def gap_of_lora_at_an_eigengap(v):
+    """If sigma_r(M) > sigma_(r+1)(M), E[loss_test - loss_train] of LoRA of rank r is O(1/n), not of order (r/n)^(1/2);
+    the constant depends on the problem, through the eigengap too.
+    """
+    return gap(v), 1 / v.n
+
+
+@claim(
+    "linnet/lora-gap-at-a-tie",
+    setting=Sampled,
+    relation="~",
+    source="docs/proofs/lora-gap.md",
+    hypotheses=[Sampled.noisy, Sampled.tied],
+)
+def gap_of_lora_at_a_tie(v):
+    """If sigma_r(M) = sigma_(r+1)(M), it is of order n^(-1/2): the training loss picks among many best updates the one
+    that flatters the sample most.
+    """
+    return gap(v), v.n**-0.5
