@@ -167,6 +167,18 @@ def test_sums_over_a_finite_law_are_what_simulation_finds():
 # --- quadratics of layers --------------------------------------------------------------------------
 
 
+def test_any_subspace_of_a_layer_is_a_subspace_of_its_parameters():
+    shape = of_layer(3, 2, 4, "subspace")
+    raw = Quadratic.draw(shape, "gaussian", 5, np.random.default_rng(0))
+    view = Quadratic.float_view(shape, raw, ())
+    p = view.P.values
+    assert (view.H.shape, p.shape) == ((6, 6), (5, 6, 4))
+    assert np.swapaxes(p, 1, 2) @ p == pytest.approx(np.tile(np.eye(4), (5, 1, 1)))
+    exact = Quadratic.exact_instance(shape, raw, 0, ())
+    assert Quadratic.defects(exact) == []
+    assert "P^T P is not the identity" in Quadratic.defects(exact | {"P": 2 * exact["P"]})
+
+
 @pytest.mark.parametrize("method", ["s2ft", "lora"])
 def test_the_quadratic_of_a_layer_has_its_hessian_and_its_tangent_space(method):
     import linnet as ln
@@ -186,7 +198,7 @@ def test_the_quadratic_of_a_layer_has_its_hessian_and_its_tangent_space(method):
 
     second = (risk(1.0) - 2 * risk(0.0) + risk(-1.0)) / 2
     u = step.reshape(-1, 1)
-    assert second == pytest.approx(float((u.T @ view.H.values[0] @ u)[0, 0]))
+    assert second == pytest.approx(float((u.T @ view.H.formed().values[0] @ u)[0, 0]))
     p = view.P.values[0]
     assert p.T @ p == pytest.approx(np.eye(shape.k))
     assert shape.k == {"s2ft": 2, "lora": 4}[method]

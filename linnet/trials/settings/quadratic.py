@@ -19,7 +19,8 @@ from linnet.trials.settings.base import KINDS, Instance, Raw, Setting, constant,
 class QuadraticShape:
     """d parameters, of which the subspace has k.
 
-    Where ``layer`` is not empty, the quadratic is a layer problem's: (d_out, d_in, s), and ``method`` says whose.
+    Where ``layer`` is not empty, the quadratic is a layer problem's: (d_out, d_in, s), and ``method`` says whose
+    subspace it is: S2FT's ("s2ft"), LoRA's tangents ("lora") or any s-dimensional one ("subspace").
     """
 
     d: int
@@ -28,9 +29,12 @@ class QuadraticShape:
     method: str = ""
 
 
+METHODS = ("s2ft", "lora", "subspace")
+
+
 def of_layer(d_out: int, d_in: int, s: int, method: str) -> QuadraticShape:
-    """Shape of S2FT's quadratic with s channels, or of LoRA's at a solution of rank s."""
-    k = s * d_in if method == "s2ft" else s * (d_out + d_in - s)
+    """Shape of S2FT's quadratic with s channels, of LoRA's at a solution of rank s, of any s-dimensional subspace's."""
+    k = {"s2ft": s * d_in, "lora": s * (d_out + d_in - s), "subspace": s}[method]
     return QuadraticShape(d_out * d_in, k, (d_out, d_in, s), method)
 
 
@@ -102,7 +106,7 @@ class QuadraticSetting(Setting):
 
     And those that layer problems make, row by row of the layer: H = upper^T upper kron root^2, kept as its two
     factors, and P the tangent
-    space of S2FT (all rows of its channels) or of LoRA at a solution of rank s, {X : (I - P_U) X (I - P_V) = 0}.
+    space of S2FT (all rows of its channels), of LoRA at a solution of rank s, {X : (I - P_U) X (I - P_V) = 0}, or any.
     """
 
     name = "quadratic"
@@ -129,7 +133,9 @@ class QuadraticSetting(Setting):
     def random_shape(self, rng: np.random.Generator) -> QuadraticShape:
         if rng.random() < 0.4:
             d_out, d_in = (int(i) for i in rng.integers(1, 5, size=2))
-            return of_layer(d_out, d_in, int(rng.integers(1, min(d_out, d_in) + 1)), str(rng.choice(["s2ft", "lora"])))
+            method = str(rng.choice(METHODS))
+            most = d_out * d_in if method == "subspace" else min(d_out, d_in)
+            return of_layer(d_out, d_in, int(rng.integers(1, most + 1)), method)
         d = int(rng.integers(1, 8))
         return QuadraticShape(d, int(rng.integers(1, d + 1)))
 
@@ -142,12 +148,11 @@ class QuadraticSetting(Setting):
     def parameters(self, shape: QuadraticShape) -> dict[str, tuple[int, int]]:
         if shape.layer:
             d_out, d_in, _ = shape.layer
-            factors = {
-                "upper": (d_out, d_out),
-                "root": (d_in, d_in),
-                "turn_out": (d_out, d_out),
-                "turn_in": (d_in, d_in),
-            }
+            factors = {"upper": (d_out, d_out), "root": (d_in, d_in)}
+            if shape.method == "subspace":
+                factors["turn"] = (shape.d, shape.d)
+            else:
+                factors |= {"turn_out": (d_out, d_out), "turn_in": (d_in, d_in)}
         else:
             factors = {"factor": (shape.d, shape.d), "turn": (shape.d, shape.d)}
         d = shape.d
@@ -161,9 +166,9 @@ class QuadraticSetting(Setting):
         out: Instance
         if shape.layer:
             out = {"upper_gram": raw["upper"].T @ raw["upper"], "input_gram": raw["root"] @ raw["root"].T}
-            turned: Matrix = Kronecker(_turned(raw["turn_out"]), _turned(raw["turn_in"]))
         else:
-            out, turned = {"H": raw["factor"] @ raw["factor"].T}, _turned(raw["turn"])
+            out = {"H": raw["factor"] @ raw["factor"].T}
+        turned: Matrix = _turned(raw["turn"]) if "turn" in raw else _turned_sides(raw["turn_out"], raw["turn_in"])
         out |= {
             "P": turned @ _trained_columns(raw["grad"], shape),
             "grad": 0 * raw["grad"] if "at_optimum" in imposed else raw["grad"],
@@ -198,10 +203,15 @@ def _turned(a: Matrix) -> Matrix:
     return (one - skew) @ (one + skew).inv()
 
 
+def _turned_sides(out: Matrix, into: Matrix) -> Kronecker:
+    """The layer's update turned from both sides."""
+    return Kronecker(_turned(out), _turned(into))
+
+
 def _trained_columns(like: Matrix, shape: QuadraticShape) -> Matrix:
     """Unit vectors of the trained directions, (d, k): the first k; of a layer, the entries that the method trains."""
     trained: Sequence[int] = range(shape.k)
-    if shape.layer:
+    if shape.method in ("s2ft", "lora"):
         d_out, d_in, s = shape.layer
         inside = [(i, j) for i in range(d_out) for j in range(d_in) if i < s or (shape.method == "lora" and j < s)]
         trained = [i * d_in + j for i, j in inside]
