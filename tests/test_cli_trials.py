@@ -218,3 +218,9 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, jobs, whole_group):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # whatever failed above, nothing may go on computing
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [["yang2024"], ["--json", "ledger.json"]])
+def test_the_self_test_takes_neither_names_nor_a_ledger(more, tmp_path):
+    assert "--self-test" in refused(linnet("verify", "--self-test", *more, cwd=tmp_path))
+    assert list(tmp_path.iterdir()) == []
