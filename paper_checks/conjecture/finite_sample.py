@@ -7,7 +7,8 @@ from linnet.trials import Sampled, claim, rank, sq, trace
     "conjecture/s2ft-finite-sample",
     setting=Sampled,
     relation="==",
-    source="our own; proof: docs/proofs/finite-sample.md",
+    source="our own",
+    proof="docs/proofs/finite-sample.md",
     hypotheses=[Sampled.gaussian],
 )
 def expected_risks_of_s2ft(v):
@@ -27,7 +28,8 @@ def expected_risks_of_s2ft(v):
     "conjecture/subspace-least-squares",
     setting=Sampled,
     relation="==",
-    source="our own; proof: docs/proofs/finite-sample.md",
+    source="our own",
+    proof="docs/proofs/finite-sample.md",
     hypotheses=[Sampled.gaussian, Sampled.one_target, Sampled.learnable, Sampled.noisy],
 )
 def expected_risk_of_subspace_least_squares(v):

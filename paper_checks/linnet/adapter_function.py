@@ -7,7 +7,7 @@ from linnet.trials import Activated, activate, claim, sq
     "linnet/adapter-function",
     setting=Activated,
     relation=">=",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
 )
 def how_far_an_adapter_is_from_linear(v):
     """f(x) = x + B s(A x) with even part e(x) = B (s(A x) + s(-A x)) / 2: every linear map M misses f on x and -x by

@@ -7,7 +7,7 @@ from linnet.trials import Sampled, claim, rank, trace
     "linnet/benefit",
     setting=Sampled,
     relation="==",
-    source="docs/proofs/finite-sample.md",
+    proof="docs/proofs/finite-sample.md",
     hypotheses=[Sampled.gaussian, Sampled.one_target, Sampled.learnable, Sampled.noisy],
 )
 def benefit_of_one_more_sample(v):

@@ -3,7 +3,7 @@
 from linnet.trials import Layer, claim, tail_sq
 
 
-@claim("linnet/bias-order", setting=Layer, relation="<=", source="docs/proofs/bias-order.md")
+@claim("linnet/bias-order", setting=Layer, relation="<=", proof="docs/proofs/bias-order.md")
 def biases_in_order(layer):
     """For every r and s: E_i(full) <= (T_bias^LoRA)^2, and E_i(full) + sum_{j>s} sigma_j(M)^2 <=
     (T_bias^S2FT)^2 <= E_i(full) + delta^2 kappa_*^2(upper) E_i(pre).

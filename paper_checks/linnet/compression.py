@@ -7,7 +7,7 @@ from linnet.trials import Quadratic, claim, scalar
     "linnet/compression",
     setting=Quadratic,
     relation="<=",
-    source="docs/proofs/quadratic.md",
+    proof="docs/proofs/quadratic.md",
     hypotheses=[Quadratic.positive_definite],
 )
 def subspace_is_less_sensitive(quadratic):

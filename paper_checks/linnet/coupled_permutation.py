@@ -7,7 +7,7 @@ from linnet.trials import Block, Comparison, claim
     "linnet/coupled-permutation",
     setting=Block,
     relation="==",
-    source="docs/proofs/coupled-permutation.md",
+    proof="docs/proofs/coupled-permutation.md",
     hypotheses=[Block.whole_groups, Block.invertible_maps],
 )
 def what_leaves_a_block_as_it_is(block):

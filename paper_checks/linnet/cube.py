@@ -7,7 +7,7 @@ from linnet.trials import Quadratic, claim, scalar, sq
     "linnet/cube",
     setting=Quadratic,
     relation=">=",
-    source="docs/proofs/quadratic.md",
+    proof="docs/proofs/quadratic.md",
     hypotheses=[Quadratic.positive_definite],
 )
 def cube_by_the_mean(q):

@@ -7,7 +7,7 @@ from linnet.trials import Layer, claim, inner, sq
     "linnet/forgetting",
     setting=Layer,
     relation="==",
-    source="docs/proofs/forgetting.md",
+    proof="docs/proofs/forgetting.md",
     hypotheses=[Layer.no_covariate_shift],
 )
 def forgetting_from_gain(layer):
@@ -35,7 +35,7 @@ def forgetting_from_gain(layer):
     "linnet/s2ft-or-lora",
     setting=Layer,
     relation="==",
-    source="docs/proofs/forgetting.md",
+    proof="docs/proofs/forgetting.md",
     hypotheses=[Layer.no_covariate_shift],
 )
 def who_is_better_out_of_distribution(layer):

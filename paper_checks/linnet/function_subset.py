@@ -7,7 +7,7 @@ from linnet.trials import Comparison, Layer, claim, rank, sq, tail_sq
     "linnet/function-subset",
     setting=Layer,
     relation="==",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
     hypotheses=[Layer.white],
 )
 def what_one_layer_leaves_out(layer):

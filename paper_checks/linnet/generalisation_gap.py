@@ -7,7 +7,7 @@ from linnet.trials import Sampled, claim, trace
     "linnet/generalisation-gap",
     setting=Sampled,
     relation="==",
-    source="docs/proofs/finite-sample.md",
+    proof="docs/proofs/finite-sample.md",
     hypotheses=[Sampled.gaussian],
 )
 def gap_of_s2ft(v):

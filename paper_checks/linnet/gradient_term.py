@@ -7,7 +7,7 @@ from linnet.trials import Quadratic, claim, scalar
     "linnet/gradient-term",
     setting=Quadratic,
     relation="<=",
-    source="docs/proofs/quadratic.md",
+    proof="docs/proofs/quadratic.md",
     hypotheses=[Quadratic.positive_definite],
 )
 def gradient_term_is_bounded_above(q):

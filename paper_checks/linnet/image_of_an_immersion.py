@@ -7,7 +7,7 @@ from linnet.trials import Comparison, Parametrisation, claim, rank
     "linnet/image-of-an-immersion",
     setting=Parametrisation,
     relation="==",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
     hypotheses=[Parametrisation.embedded],
 )
 def embedded_with_a_left_inverse(v):

@@ -3,7 +3,7 @@
 from linnet.trials import Layer, claim, sq, tail_sq
 
 
-@claim("linnet/layers-as-one", setting=Layer, relation="<=", source="docs/proofs/structure.md")
+@claim("linnet/layers-as-one", setting=Layer, relation="<=", proof="docs/proofs/structure.md")
 def what_regarding_layers_as_one_gives(layer):
     """Least risks: of all layers as one, 0; of all layers fine-tuned together, sum_{j>w} sigma_j(B_i Sigma^(1/2))^2,
     w the narrowest width; of one layer alone, E_i(full). They come in this order, and the last is at least what

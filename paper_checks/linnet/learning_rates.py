@@ -7,7 +7,7 @@ from linnet.trials import Wide, claim
     "linnet/learning-rates",
     setting=Wide,
     relation="~",
-    source="docs/proofs/learning-rates.md",
+    proof="docs/proofs/learning-rates.md",
     hypotheses=[Wide.plain],
 )
 def plain_steps(v):
@@ -22,7 +22,7 @@ def plain_steps(v):
     "linnet/learning-rates-adam",
     setting=Wide,
     relation="~",
-    source="docs/proofs/learning-rates.md",
+    proof="docs/proofs/learning-rates.md",
     hypotheses=[Wide.signs],
 )
 def steps_of_signs(v):

@@ -10,7 +10,7 @@ rank_r = Hypothesis("rank U V^T = r", lambda v: [(rank(v.value.reshape(v.g.m, v.
     "linnet/lora-dimension",
     setting=Parametrisation,
     relation="==",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
     hypotheses=LORA,
 )
 def rank_and_range_of_the_differential(v):
@@ -32,7 +32,7 @@ def rank_and_range_of_the_differential(v):
     "linnet/lora-tangents",
     setting=Parametrisation,
     relation="==",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
     hypotheses=[*LORA, Parametrisation.meeting, rank_r],
 )
 def one_tangent_space_at_rank_r(v):

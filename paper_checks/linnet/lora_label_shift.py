@@ -7,7 +7,7 @@ from linnet.trials import Layer, claim, positive_part, sq, sqrt, tail_sq
     "linnet/lora-label-shift",
     setting=Layer,
     relation=">=",
-    source="docs/proofs/lora-label-shift.md",
+    proof="docs/proofs/lora-label-shift.md",
     hypotheses=[Layer.no_covariate_shift, Layer.realisable],
 )
 def lora_pays_the_label_shift_but_for_what_it_missed(layer):

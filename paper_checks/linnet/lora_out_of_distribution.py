@@ -10,7 +10,7 @@ from linnet.trials import Layer, claim, positive_part, sq, sqrt
     "linnet/lora-out-of-distribution",
     setting=Layer,
     relation="<=",
-    source="docs/proofs/lora-out-of-distribution.md",
+    proof="docs/proofs/lora-out-of-distribution.md",
 )
 def lora_under_any_shift(layer):
     """With u = |(I - P_U) B_o Sigma_o^(1/2)|_F^2, the reachable shift a = |P_U (B_o - B_i) Sigma_o^(1/2)|_F, the moved

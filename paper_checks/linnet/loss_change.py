@@ -7,7 +7,7 @@ from linnet.trials import Quadratic, claim, scalar
     "linnet/loss-change",
     setting=Quadratic,
     relation="==",
-    source="docs/proofs/quadratic.md",
+    proof="docs/proofs/quadratic.md",
     hypotheses=[Quadratic.positive_definite],
 )
 def losses_after_adapting(q):

@@ -7,7 +7,7 @@ from linnet.trials import Comparison, Parametrisation, claim, inner
     "linnet/peft-hessian",
     setting=Parametrisation,
     relation="==",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
     hypotheses=[Parametrisation.loss],
 )
 def hessian_with_the_curvature_of_g(v):

@@ -7,7 +7,7 @@ from linnet.trials import Layer, Quadratic, claim, op_norm_sq, sq, sqrt, svd_r, 
     "linnet/lipschitz",
     setting=Quadratic,
     relation="<=",
-    source="docs/proofs/rank-returns.md",
+    proof="docs/proofs/rank-returns.md",
     hypotheses=[Quadratic.two_updates],
 )
 def loss_is_lipschitz_where_updates_are_bounded(v):
@@ -25,7 +25,7 @@ def loss_is_lipschitz_where_updates_are_bounded(v):
     ]
 
 
-@claim("linnet/rank-returns", setting=Layer, relation="<=", source="docs/proofs/rank-returns.md")
+@claim("linnet/rank-returns", setting=Layer, relation="<=", proof="docs/proofs/rank-returns.md")
 def what_the_truncated_update_costs(v):
     """D* of full fine-tuning, D_r its rank-r truncation, eps the discarded energy: loss(D_r) - loss(D*) =
     |upper (D_r - D*) root|_F^2 <= |upper|_op^2 |root|_op^2 eps: in eps, not in eps^(1/2). With LoRA of rank r in the

@@ -18,7 +18,7 @@ INSIDE = Hypothesis(
 
 
 @claim(
-    "linnet/sample-gram", setting=Layer, relation="<=", source="docs/proofs/truncation.md", hypotheses=[INSIDE, SMALL]
+    "linnet/sample-gram", setting=Layer, relation="<=", proof="docs/proofs/truncation.md", hypotheses=[INSIDE, SMALL]
 )
 def errors_of_the_sample_gram_are_relative(v):
     """With e = |root^+ root_n^2 root^+ - root root^+|_op < 1: |root_n - root|_op <= (1 - (1 - e)^(1/2)) |root|_op,

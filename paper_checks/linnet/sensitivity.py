@@ -7,7 +7,7 @@ from linnet.trials import Quadratic, claim, scalar
     "linnet/sensitivity",
     setting=Quadratic,
     relation="<=",
-    source="docs/proofs/quadratic.md",
+    proof="docs/proofs/quadratic.md",
     hypotheses=[Quadratic.positive_definite],
 )
 def who_is_more_sensitive(q):

@@ -7,7 +7,7 @@ from linnet.trials import Layer, claim, gap_after, inner, op_norm, sq, sqrt, svd
     "linnet/truncation",
     setting=Layer,
     relation="<=",
-    source="docs/proofs/truncation.md",
+    proof="docs/proofs/truncation.md",
     hypotheses=[Layer.apart],
 )
 def stability_of_truncation(v):

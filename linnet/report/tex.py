@@ -1,0 +1,250 @@
+"""One formula: from TeX to MathML for a page, and to a line of Unicode for a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from xml.etree import ElementTree
+
+Node = ElementTree.Element
+
+NAMESPACE = re.compile(r"\{.*?\}")
+RELATIONS = frozenset("=≠≤≥<>≲≳∼≈≡∝→↦⟶⇒⇔⟺∈∉⊂⊆⊊≺≻⪯⪰≼≽")
+SIGNS = frozenset("+−±")
+OPENING, CLOSING, BARS = frozenset("([{⟨⌊⌈"), frozenset(")]}⟩⌋⌉"), frozenset("|‖")
+LONG = 24
+"""A formula of more symbols than this may be broken over lines."""
+
+SUPERSCRIPTS = str.maketrans("0123456789+−-n⊤T′∗*†", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿᵀᵀ′**†")
+COMBINING = {"^": "\u0302", "¯": "\u0304", "―": "\u0304", "~": "\u0303", "˙": "\u0307", "→": "\u20d7"}
+
+# Browsers know of mathvariant nothing but "normal": other alphabets are characters of their own.
+ALPHABETS = {
+    "double-struck": "MATHEMATICAL DOUBLE-STRUCK",
+    "script": "MATHEMATICAL SCRIPT",
+    "bold": "MATHEMATICAL BOLD",
+    "fraktur": "MATHEMATICAL FRAKTUR",
+}
+ELEMENTS = {
+    "math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "msub", "msup", "msubsup", "mfrac", "msqrt", "mroot", "mover",
+    "munder", "munderover", "mtable", "mtr", "mtd", "mstyle", "mpadded",
+}  # fmt: skip
+
+
+def mathml(tex: str, display: bool = False) -> str | None:
+    """Return a formula as MathML; None if it does not parse. A long one has parts, between which a line may break."""
+    tree = _tree(tex)
+    if tree is None:
+        return None
+    if display:
+        return _markup(tree, ' display="block"')
+    return "".join(_markup(part) for part in _parts(tree))
+
+
+def plain(tex: str) -> str | None:
+    """Return a formula as a line of Unicode; None if it does not parse."""
+    tree = _tree(tex)
+    return None if tree is None else re.sub(r" +", " ", _line(tree)).strip()
+
+
+@cache
+def _tree(tex: str) -> Node | None:
+    """Return the tree of a formula, of presentation elements alone; None if the formula does not parse."""
+    from latex2mathml.converter import convert
+
+    try:
+        tree = ElementTree.fromstring(convert(tex))
+    except Exception:  # the converter raises what it happens to meet
+        return None
+    for node in tree.iter():
+        node.tag = NAMESPACE.sub("", node.tag)
+        if node.tag not in ELEMENTS or "\\" in (node.text or ""):  # what it does not know it passes on
+            return None
+    tree.attrib.clear()
+    _tidy(tree)
+    return tree
+
+
+def _tidy(node: Node) -> None:
+    """Bring a tree into what browsers draw well, in place."""
+    for child in node:
+        _tidy(child)
+    node.text = (node.text or "").strip("\n") or None
+    node.tail = None
+    if node.tag == "mi" and (alphabet := ALPHABETS.get(node.get("mathvariant", ""))):
+        node.text = "".join(_letter(alphabet, c) for c in node.text or "")
+        del node.attrib["mathvariant"]
+    _join_letters(node)
+    if node.tag == "mi" and node.text in RELATIONS:
+        node.tag = "mo"
+    if node.tag == "mo" and node.text in BARS:  # else they are spaced like relations
+        node.attrib |= {"lspace": "0", "rspace": "0"}
+    for i, child in enumerate(node):
+        if child.tag == "mo" and (child.text or "").isalpha():  # names such as rank, which browsers space as signs
+            child.tag = "mi"
+            after = node[i + 1] if i + 1 < len(node) else None
+            if (
+                node.tag in ("mrow", "math")
+                and after is not None
+                and (after.text or "") not in OPENING | CLOSING | {","}
+            ):
+                child.tag, child.text = "mtext", f"{child.text}\u2009"
+    while len(node) == 1 and node[0].tag == "mrow" and node.tag in ("mrow", "math", "mtd"):
+        node[:] = list(node[0])
+    for i, child in enumerate(node):
+        if child.tag == "mrow" and len(child) == 1:
+            node[i] = child[0]
+
+
+def _letter(alphabet: str, c: str) -> str:
+    import unicodedata
+
+    case = "CAPITAL" if c.isupper() else "SMALL"
+    for name in (f"{alphabet} {case} {c.upper()}", f"{alphabet.removeprefix('MATHEMATICAL ')} {case} {c.upper()}"):
+        try:
+            return unicodedata.lookup(name)
+        except KeyError:
+            continue
+    return c
+
+
+def _join_letters(node: Node) -> None:
+    """Make one word of letters that are upright one by one."""
+    joined: list[Node] = []
+    for child in node:
+        before = joined[-1] if joined else None
+        if (
+            before is not None
+            and node.tag in ("mrow", "math")
+            and all(n.tag == "mi" and n.get("mathvariant") == "normal" for n in (before, child))
+        ):
+            before.text = (before.text or "") + (child.text or "")
+        else:
+            joined.append(child)
+    node[:] = joined
+
+
+def _markup(node: Node, attributes: str = "") -> str:
+    return ElementTree.tostring(node, encoding="unicode", short_empty_elements=False).replace(
+        "<math", f"<math{attributes}", 1
+    )
+
+
+def _parts(tree: Node) -> Iterator[Node]:
+    """Cut a long formula where a line may break: before relations and signs that stand in no bracket."""
+    if sum(bool(node.text) for node in tree.iter()) <= LONG:
+        yield tree
+        return
+    part = ElementTree.Element("math")
+    depth, bars = 0, dict.fromkeys(BARS, 0)
+    for node in tree:
+        sign = _base(node)
+        binary = sign in RELATIONS or (sign in SIGNS and len(part) > 0 and _base(part[-1]) not in RELATIONS | {",", ";"})
+        if binary and depth == 0 and not any(bars.values()) and len(part):
+            yield part
+            part = ElementTree.Element("math")
+            node.attrib |= {"form": "infix"}  # at the beginning of a formula it would be taken for a prefix
+        part.append(node)
+        depth += (sign in OPENING) - (sign in CLOSING)
+        if sign in BARS:
+            bars[sign] ^= 1
+    yield part
+
+
+def _base(node: Node) -> str:
+    """Return the sign at the bottom of scripts."""
+    while len(node) and node.tag in ("msub", "msup", "msubsup"):
+        node = node[0]
+    return node.text or "" if not len(node) else ""
+
+
+def _line(node: Node) -> str:
+    write = WRITERS.get(node.tag)
+    return write(node) if write else "".join(map(_line, node))
+
+
+def _sign(node: Node) -> str:
+    text = node.text or ""
+    if text in RELATIONS or (text in SIGNS and node.get("form") != "prefix"):
+        return f" {text} "
+    return {",": ", ", ";": "; ", "∑": "∑", "∏": "∏", ":": ": "}.get(text, text)
+
+
+def _row(node: Node) -> str:
+    out, before = "", None
+    for child in node:
+        text = _line(child)
+        # A sign without something before it is a sign of a number, not of a sum.
+        if text.strip() in SIGNS and (not out.strip() or out.rstrip()[-1] in "([{⟨,;=≤≥<>|‖"):
+            text = text.strip()
+        # Of x_i y the index ends where y begins, and of 1/2 x the fraction.
+        apart = before is not None and before.tag in ("msub", "msubsup", "mfrac", "mstyle") and text[:1].isalnum()
+        out += f" {text}" if apart else text
+        before = child
+    return out
+
+
+def _group(node: Node) -> str:
+    """Return what stands under a fraction or in an index: in brackets if it is more than one thing."""
+    text = _line(node).strip()
+    if len(text) == 1 or re.fullmatch(r"\w+|[-−]?\w", text) or (text[0] in "([" and _closes(text)):
+        return text
+    return f"({text})"
+
+
+def _closes(text: str) -> bool:
+    """Whether the first bracket closes with the last character."""
+    depth = 0
+    for i, c in enumerate(text):
+        depth += (c in OPENING) - (c in CLOSING)
+        if depth == 0:
+            return i == len(text) - 1
+    return False
+
+
+def _below(node: Node) -> str:
+    text = _line(node).replace(" ", "")
+    return f"_{text}" if re.fullmatch(r"\w+|[^\w\s]", text) else f"_({text})"
+
+
+def _above(node: Node) -> str:
+    text = _line(node).replace(" ", "")
+    raised = text.translate(SUPERSCRIPTS)
+    if all(c not in raised or c in "*′†" for c in text):
+        return raised
+    return f"^{text}" if re.fullmatch(r"\w+", text) else f"^({text})"
+
+
+def _accent(node: Node) -> str:
+    mark = (node[1].text or "").strip()
+    if node.tag == "munder" and mark == "―":
+        return _line(node[0]) + "\u0332"
+    if mark in COMBINING:
+        return _line(node[0]) + COMBINING[mark]
+    return _line(node[0]) + (_below if node.tag == "munder" else _above)(node[1])
+
+
+def _table(node: Node) -> str:
+    return "; ".join("  ".join(_line(cell).strip() for cell in row) for row in node)
+
+
+WRITERS: dict[str, Callable[[Node], str]] = {
+    "math": _row,
+    "mrow": _row,
+    "mstyle": _row,
+    "mi": lambda n: n.text or "",
+    "mn": lambda n: n.text or "",
+    "mtext": lambda n: (n.text or "").replace("\u2009", " ").replace("\u00a0", " "),
+    "mo": _sign,
+    "mspace": lambda n: " ",
+    "msub": lambda n: _line(n[0]) + _below(n[1]),
+    "msup": lambda n: _line(n[0]) + _above(n[1]),
+    "msubsup": lambda n: _line(n[0]) + _below(n[1]) + _above(n[2]),
+    "mfrac": lambda n: f"{_group(n[0])}/{_group(n[1])}",
+    "msqrt": lambda n: f"√{_group(n)}" if len(n) > 1 else f"√{_group(n[0])}",
+    "mover": _accent,
+    "munder": _accent,
+    "munderover": lambda n: _line(n[0]) + _below(n[1]) + _above(n[2]),
+    "mtable": _table,
+}
