@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 Node = ElementTree.Element
 
 NAMESPACE = re.compile(r"\{.*?\}")
-RELATIONS = frozenset("=≠≤≥<>≲≳∼≈≡∝→↦⟶⇒⇔⟺∈∉⊂⊆⊊≺≻⪯⪰≼≽")
+RELATIONS = frozenset("=≠≤≥<>≪≫≲≳∼≈≡∝→↦⟶⇒⇔⟺∈∉⊂⊆⊊≺≻⪯⪰≼≽")
 SIGNS = frozenset("+−±")
 OPENING, CLOSING, BARS = frozenset("([{⟨⌊⌈"), frozenset(")]}⟩⌋⌉"), frozenset("|‖")
 LONG = 24
@@ -45,7 +45,7 @@ def mathml(tex: str, display: bool = False) -> str | None:
 def plain(tex: str) -> str | None:
     """Return a formula as a line of Unicode; None if it does not parse."""
     tree = _tree(tex)
-    return None if tree is None else re.sub(r" +", " ", _line(tree)).strip()
+    return None if tree is None else re.sub(r"\s+", " ", _line(tree)).strip()
 
 
 @cache
@@ -76,7 +76,7 @@ def _tidy(node: Node) -> None:
         node.text = "".join(_letter(alphabet, c) for c in node.text or "")
         del node.attrib["mathvariant"]
     _join_letters(node)
-    if node.tag == "mi" and node.text in RELATIONS:
+    if node.tag == "mi" and node.text in RELATIONS | {":"}:
         node.tag = "mo"
     if node.tag == "mo" and node.text in BARS:  # else they are spaced like relations
         node.attrib |= {"lspace": "0", "rspace": "0"}
@@ -84,11 +84,7 @@ def _tidy(node: Node) -> None:
         if child.tag == "mo" and (child.text or "").isalpha():  # names such as rank, which browsers space as signs
             child.tag = "mi"
             after = node[i + 1] if i + 1 < len(node) else None
-            if (
-                node.tag in ("mrow", "math")
-                and after is not None
-                and (after.text or "") not in OPENING | CLOSING | {","}
-            ):
+            if node.tag in ("mrow", "math") and after is not None and after.tag != "mo" and _base(after) not in OPENING:
                 child.tag, child.text = "mtext", f"{child.text}\u2009"
     while len(node) == 1 and node[0].tag == "mrow" and node.tag in ("mrow", "math", "mtd"):
         node[:] = list(node[0])
@@ -140,7 +136,9 @@ def _parts(tree: Node) -> Iterator[Node]:
     depth, bars = 0, dict.fromkeys(BARS, 0)
     for node in tree:
         sign = _base(node)
-        binary = sign in RELATIONS or (sign in SIGNS and len(part) > 0 and _base(part[-1]) not in RELATIONS | {",", ";"})
+        binary = sign in RELATIONS or (
+            sign in SIGNS and len(part) > 0 and _base(part[-1]) not in RELATIONS | {",", ";"}
+        )
         if binary and depth == 0 and not any(bars.values()) and len(part):
             yield part
             part = ElementTree.Element("math")
@@ -166,23 +164,32 @@ def _line(node: Node) -> str:
 
 def _sign(node: Node) -> str:
     text = node.text or ""
-    if text in RELATIONS or (text in SIGNS and node.get("form") != "prefix"):
+    if text in RELATIONS | SIGNS | {"∨", "∧", ":"}:
         return f" {text} "
-    return {",": ", ", ";": "; ", "∑": "∑", "∏": "∏", ":": ": "}.get(text, text)
+    return f"{text} " if text in (",", ";") else text
 
 
 def _row(node: Node) -> str:
     out, before = "", None
     for child in node:
         text = _line(child)
-        # A sign without something before it is a sign of a number, not of a sum.
-        if text.strip() in SIGNS and (not out.strip() or out.rstrip()[-1] in "([{⟨,;=≤≥<>|‖"):
+        if text.strip() in SIGNS and _expects_operand(out):
             text = text.strip()
-        # Of x_i y the index ends where y begins, and of 1/2 x the fraction.
-        apart = before is not None and before.tag in ("msub", "msubsup", "mfrac", "mstyle") and text[:1].isalnum()
+        # Of x_i y the index ends where y begins, and of 1/2 x the fraction; a name is a word of its own.
+        apart = before is not None and (
+            (before.tag in ("msub", "msubsup") and text[:1].isalnum())
+            or (before.tag in ("mfrac", "mstyle") and (text[:1].isalnum() or text[:1] in "([∑∏∇"))
+            or (len(_base(child)) > 1 and _base(child).strip().isalpha() and out[-1:] not in (*OPENING, *BARS, " "))
+        )
         out += f" {text}" if apart else text
         before = child
     return out
+
+
+def _expects_operand(line: str) -> bool:
+    """Whether a sign at the end of a line would be that of a number, not of a sum."""
+    last = line.rstrip()[-1:]
+    return last in OPENING | RELATIONS | {"", ",", ";"} or (last in BARS and line.count(last) % 2 == 1)
 
 
 def _group(node: Node) -> str:
@@ -205,7 +212,7 @@ def _closes(text: str) -> bool:
 
 def _below(node: Node) -> str:
     text = _line(node).replace(" ", "")
-    return f"_{text}" if re.fullmatch(r"\w+|[^\w\s]", text) else f"_({text})"
+    return f"_{text}" if re.fullmatch(r"[^\W_]+|[^\w\s]", text) else f"_({text})"
 
 
 def _above(node: Node) -> str:
@@ -235,7 +242,7 @@ WRITERS: dict[str, Callable[[Node], str]] = {
     "mstyle": _row,
     "mi": lambda n: n.text or "",
     "mn": lambda n: n.text or "",
-    "mtext": lambda n: (n.text or "").replace("\u2009", " ").replace("\u00a0", " "),
+    "mtext": lambda n: re.sub(r"\s", " ", n.text or ""),
     "mo": _sign,
     "mspace": lambda n: " ",
     "msub": lambda n: _line(n[0]) + _below(n[1]),
