@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 LEFT, TOP, HEIGHT, FOOT = 42, 8, 116, 34
-WIDTH = 378
-NAMES = {"drawn": "drawn", "searched": "searched"}
+WIDTH, APART = 378, 14
+SERIES = ("drawn", "searched")
 AXES = {"ratio": "observed / stated (1: attained)", "margin": "margin: difference of the sides, relative to their size"}
 
 
@@ -20,22 +20,30 @@ def histogram(found: Mapping[str, Any], name: str) -> str:
     Counts are drawn on a logarithmic scale, on which one instance is a step high: a single worst one is seen beside a
     hundred thousand others.
     """
-    edges, series = found["edges"], {kind: found[kind] for kind in NAMES}
-    most = max((count for counts in series.values() for count in counts), default=0)
+    most = max(max(found[kind]) for kind in SERIES)
     decades = math.ceil(math.log10(most)) if most > 1 else 1
-    bins = len(edges) - 1
-    step = (WIDTH - LEFT) / max(bins, 1)
+    places = _places(found["edges"])
     parts = [
         f'<svg class="histogram" viewBox="0 0 {WIDTH} {TOP + HEIGHT + FOOT}" role="img" '
         f'aria-label="{escape(_said(found, name))}">'
     ]
     parts += _counts_axis(decades)
-    for k, (kind, counts) in enumerate(series.items()):
-        bars = (_bar(LEFT + i * step + (0.06 + 0.44 * k) * step, 0.44 * step, count, decades) for i, count in
-                enumerate(counts) if count)  # fmt: skip
+    for k, kind in enumerate(SERIES):
+        bars = (
+            _bar(left + (0.06 + 0.44 * k) * width, 0.44 * width, count, decades)
+            for (left, width), count in zip(places, found[kind], strict=True)
+            if count
+        )
         parts.append(f'<g class="{kind}">{"".join(bars)}</g>')
-    parts += _values_axis(edges, step, found["of"])
+    parts += _values_axis(found["edges"], places, found["of"])
     return "".join(parts) + "</svg>"
+
+
+def _places(edges: Sequence[float | None]) -> list[tuple[float, float]]:
+    """Return the left end and the width of each bin; one without an upper edge stands apart."""
+    bins, apart = len(edges) - 1, edges[-1] is None
+    width = (WIDTH - LEFT - APART * apart) / bins
+    return [(LEFT + i * width + APART * (apart and i == bins - 1), width) for i in range(bins)]
 
 
 def _height(count: float, decades: int) -> float:
@@ -62,18 +70,17 @@ def _count(k: int) -> str:
     return f"{10**k:,}".replace(",", "\u202f") if k < 6 else power(k)
 
 
-def _values_axis(edges: Sequence[float | None], step: float, of: str) -> list[str]:
+def _values_axis(edges: Sequence[float | None], places: Sequence[tuple[float, float]], of: str) -> list[str]:
     base = TOP + HEIGHT
     out = [f'<path class="axis" d="M{LEFT} {base}H{WIDTH}"/>']
-    known = [(i, edge) for i, edge in enumerate(edges) if edge is not None]
-    every = 5 if of == "ratio" else 3
-    for i, edge in known[::every]:
-        x = LEFT + i * step
+    width = places[0][1]
+    known = [(LEFT + i * width, edge) for i, edge in enumerate(edges) if edge is not None]
+    for x, edge in known[:: 5 if of == "ratio" else 3]:
         anchor = "end" if x > WIDTH - 12 else "middle"
         label = f"{edge:g}" if of == "ratio" else _edge(edge)
         out.append(f'<path class="axis" d="M{x:.1f} {base}v4"/>')
         out.append(f'<text x="{x:.1f}" y="{base + 15}" text-anchor="{anchor}">{label}</text>')
-    if edges and edges[-1] is None:
+    if edges[-1] is None:
         out.append(f'<text x="{WIDTH}" y="{base + 15}" text-anchor="end">&gt;\u20091</text>')
     out.append(f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{base + 30}" text-anchor="middle">{AXES[of]}</text>')
     return out
@@ -91,7 +98,7 @@ def power(k: int) -> str:
 def _said(found: Mapping[str, Any], name: str) -> str:
     """Say what the drawing shows."""
     out = [f"{found['of'].capitalize()}s of {name}."]
-    for kind in NAMES:
+    for kind in SERIES:
         total = sum(found[kind])
         if not total:
             out.append(f"None {kind}.")

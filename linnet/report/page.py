@@ -58,7 +58,7 @@ def page(ledger: Mapping[str, Any], claims: Mapping[str, Claim]) -> str:
     environment.filters["to"] = lambda name: _safe(_reference(name, link))
     counts = Counter(row["verdict"] for row in rows)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        ledger=ledger,
+        facts={"budget": ledger["budget"], "seed": ledger["seed"], "linnet": ledger["linnet"]},
         panels=panels,
         papers=sorted({paper(row["id"]) for row in rows}),
         counts=[(name, counts[name], words.MEANINGS[name]) for name in words.MEANINGS if counts[name]],
@@ -102,6 +102,8 @@ def _reference(name: str, link: text.Link) -> str:
 def _panel(row: words.Row, claim: Claim | None, replaces: Sequence[str], link: text.Link) -> dict[str, Any]:
     """Return what the template says of a claim: the row as it is, and the rest as words and markup."""
     found = row.get("histogram")
+    if found is not None and not any(found["drawn"]) and not any(found["searched"]):
+        found = None
     certificate = row["certificate"]
     courses = certificate if certificate and "courses" in certificate else None
     said = words.sentence(row)

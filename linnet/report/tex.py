@@ -16,6 +16,8 @@ OPENING, CLOSING, BARS = frozenset("([{⟨⌊⌈"), frozenset(")]}⟩⌋⌉"), f
 LONG = 24
 """A formula of more symbols than this may be broken over lines."""
 
+CLOSE = {"lspace": "0", "rspace": "0"}
+
 SUPERSCRIPTS = str.maketrans("0123456789+−-n⊤T′∗*†", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿᵀᵀ′**†")
 COMBINING = {"^": "\u0302", "¯": "\u0304", "―": "\u0304", "~": "\u0303", "˙": "\u0307", "→": "\u20d7"}
 
@@ -78,8 +80,12 @@ def _tidy(node: Node) -> None:
     _join_letters(node)
     if node.tag == "mi" and node.text in RELATIONS | {":"}:
         node.tag = "mo"
-    if node.tag == "mo" and node.text in BARS:  # else they are spaced like relations
-        node.attrib |= {"lspace": "0", "rspace": "0"}
+    if node.tag == "mo" and node.text in BARS | {"/"}:  # else they are spaced like relations
+        node.attrib |= CLOSE
+    if node.tag in ("msub", "msup", "msubsup"):
+        for script in node[1:]:
+            for sign in script.iter("mo"):
+                sign.attrib |= CLOSE
     for i, child in enumerate(node):
         if child.tag == "mo" and (child.text or "").isalpha():  # names such as rank, which browsers space as signs
             child.tag = "mi"
