@@ -120,7 +120,7 @@ def _panel(row: words.Row, claim: Claim | None, replaces: Sequence[str], link: t
         "sentence": _typeset(said[:1].upper() + said[1:]) + ".",
         "instances": grouped(row["instances"]),
         "statement": None if claim is None else _safe(text.html(claim.statement, link)),
-        "words": " ".join([row["id"], row["source"], *row["hypotheses"], claim.statement if claim else ""]).lower(),
+        "words": _sought(row, claim),
         "setting": claim.setting.name if claim else None,
         "histogram": None if found is None else _safe(histogram(found, row["id"])),
         "fit": row["fit"] if row["fit"] and "exponent" in row["fit"] else None,
@@ -130,6 +130,12 @@ def _panel(row: words.Row, claim: Claim | None, replaces: Sequence[str], link: t
         "replaces": replaces,
         "proof": _proof(claim, link),
     }
+
+
+def _sought(row: words.Row, claim: Claim | None) -> str:
+    """Return what the search looks in: small letters, formulas as they are on a terminal, no points, so F.8 is f8."""
+    said = [row["id"], row["source"], *row["hypotheses"], claim.statement if claim else ""]
+    return re.sub(r"[.,]", "", text.plain(" ".join(said))).lower()
 
 
 def _summary(row: words.Row) -> str:
