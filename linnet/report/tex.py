@@ -16,7 +16,12 @@ OPENING, CLOSING, BARS = frozenset("([{⟨⌊⌈"), frozenset(")]}⟩⌋⌉"), f
 LONG = 24
 """A formula of more symbols than this may be broken over lines."""
 
-CLOSE = {"lspace": "0", "rspace": "0"}
+CLOSE, THIN = {"lspace": "0", "rspace": "0"}, ".17em"
+CLOSELY = BARS | {"/"}
+"""What browsers would else space like relations."""
+
+UPRIGHT = frozenset("ΓΔΘΛΞΠΣΥΦΨΩ")
+ROWS, SCRIPTED = ("math", "mrow", "mstyle"), ("msub", "msup", "msubsup")
 
 SUPERSCRIPTS = str.maketrans("0123456789+−-n⊤T′∗*†", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿᵀᵀ′**†")
 COMBINING = {"^": "\u0302", "¯": "\u0304", "―": "\u0304", "~": "\u0303", "˙": "\u0307", "→": "\u20d7"}
@@ -74,29 +79,49 @@ def _tidy(node: Node) -> None:
         _tidy(child)
     node.text = (node.text or "").strip("\n") or None
     node.tail = None
-    if node.tag == "mi" and (alphabet := ALPHABETS.get(node.get("mathvariant", ""))):
-        node.text = "".join(_letter(alphabet, c) for c in node.text or "")
-        del node.attrib["mathvariant"]
-    _join_letters(node)
-    if node.tag == "mi" and node.text in RELATIONS | {":"}:
-        node.tag = "mo"
-    if node.tag == "mo" and node.text in BARS | {"/"}:  # else they are spaced like relations
+    if node.tag == "mi":
+        _tidy_letters(node)
+    if node.tag == "mo" and (node.text in CLOSELY or (node.text or "").isalpha()):
         node.attrib |= CLOSE
-    if node.tag in ("msub", "msup", "msubsup"):
+    if node.tag in ROWS:
+        _join_letters(node)
+        _space(node)
+    if node.tag in SCRIPTED:
         for script in node[1:]:
             for sign in script.iter("mo"):
                 sign.attrib |= CLOSE
-    for i, child in enumerate(node):
-        if child.tag == "mo" and (child.text or "").isalpha():  # names such as rank, which browsers space as signs
-            child.tag = "mi"
-            after = node[i + 1] if i + 1 < len(node) else None
-            if node.tag in ("mrow", "math") and after is not None and after.tag != "mo" and _base(after) not in OPENING:
-                child.tag, child.text = "mtext", f"{child.text}\u2009"
     while len(node) == 1 and node[0].tag == "mrow" and node.tag in ("mrow", "math", "mtd"):
         node[:] = list(node[0])
     for i, child in enumerate(node):
         if child.tag == "mrow" and len(child) == 1:
             node[i] = child[0]
+        elif child.tag == "msup" and child[1].text == "′":  # fonts have the prime small and raised already
+            child.tag = "mrow"
+
+
+def _tidy_letters(node: Node) -> None:
+    if alphabet := ALPHABETS.get(node.get("mathvariant", "")):
+        node.text = "".join(_letter(alphabet, c) for c in node.text or "")
+        del node.attrib["mathvariant"]
+    elif node.text in RELATIONS | {":"}:
+        node.tag = "mo"
+    elif node.text in UPRIGHT:
+        node.set("mathvariant", "normal")
+
+
+def _space(row: Node) -> None:
+    """Set names such as rank apart from what they stand beside, and signs of numbers close to them."""
+    for i, child in enumerate(row):
+        core, before = _core(child), _base(row[i - 1]) if i else "("
+        free = before in OPENING | RELATIONS | SIGNS | {",", ";", "/"}
+        if core.tag == "mo" and (core.text or "").isalpha():
+            after = row[i + 1] if i + 1 < len(row) else None
+            core.set("lspace", "0" if free else THIN)
+            core.set(
+                "rspace", "0" if after is None or after.tag in ("mo", "mspace") or _base(after) in OPENING else THIN
+            )
+        elif i and core.text in SIGNS and free:
+            core.set("form", "prefix")
 
 
 def _letter(alphabet: str, c: str) -> str:
@@ -116,10 +141,8 @@ def _join_letters(node: Node) -> None:
     joined: list[Node] = []
     for child in node:
         before = joined[-1] if joined else None
-        if (
-            before is not None
-            and node.tag in ("mrow", "math")
-            and all(n.tag == "mi" and n.get("mathvariant") == "normal" for n in (before, child))
+        if before is not None and all(
+            n.tag == "mi" and n.get("mathvariant") == "normal" and n.text not in UPRIGHT for n in (before, child)
         ):
             before.text = (before.text or "") + (child.text or "")
         else:
@@ -156,11 +179,17 @@ def _parts(tree: Node) -> Iterator[Node]:
     yield part
 
 
-def _base(node: Node) -> str:
-    """Return the sign at the bottom of scripts."""
-    while len(node) and node.tag in ("msub", "msup", "msubsup"):
+def _core(node: Node) -> Node:
+    """Return what stands at the bottom of scripts."""
+    while len(node) and node.tag in SCRIPTED:
         node = node[0]
-    return node.text or "" if not len(node) else ""
+    return node
+
+
+def _base(node: Node) -> str:
+    """Return the sign at the bottom of scripts; none where there is more than one."""
+    core = _core(node)
+    return core.text or "" if not len(core) else ""
 
 
 def _line(node: Node) -> str:
@@ -185,11 +214,16 @@ def _row(node: Node) -> str:
         apart = before is not None and (
             (before.tag in ("msub", "msubsup") and text[:1].isalnum())
             or (before.tag in ("mfrac", "mstyle") and (text[:1].isalnum() or text[:1] in "([∑∏∇"))
-            or (len(_base(child)) > 1 and _base(child).strip().isalpha() and out[-1:] not in (*OPENING, *BARS, " "))
+            or (_is_name(child) and out[-1:] not in (*OPENING, *BARS, " "))
+            or (_is_name(before) and text[:1].isalnum())
         )
         out += f" {text}" if apart else text
         before = child
     return out
+
+
+def _is_name(node: Node) -> bool:
+    return len(_base(node)) > 1 and _base(node).isalpha()
 
 
 def _expects_operand(line: str) -> bool:

@@ -50,7 +50,7 @@ def nearly_tied(t):
 def truncations_of_neighbours(v):
     r"""For $\|B - A\|_{\mathrm{op}} \le \|A\|_{\mathrm{op}}$ and $\sigma_s(A) > \sigma_{s+1}(A)$:
     $\|\operatorname{SVD}_s(B) - \operatorname{SVD}_s(A)\|_F \lesssim
-    (\frac{\sigma_1(A)}{\sigma_s(A)})^2\,\frac{\sigma_s(A)}{\sigma_s(A) - \sigma_{s+1}(A)}\min(\sqrt{s}\,\|B -
+    (\sigma_1(A)/\sigma_s(A))^2\,\frac{\sigma_s(A)}{\sigma_s(A) - \sigma_{s+1}(A)}\min(\sqrt{s}\,\|B -
     A\|_{\mathrm{op}}, \|B - A\|_F)$.
     """
     here, after = gap_after(v.B_i, v.r)
