@@ -55,6 +55,8 @@ def page(ledger: Mapping[str, Any], claims: Mapping[str, Claim]) -> str:
     panels = [_panel(row, claims.get(row["id"]), replaces.get(row["id"], []), link) for row in rows]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["inline"] = lambda value: _safe(text.inline(value, link))
+    environment.filters["number"] = number
+    environment.filters["signed"] = lambda value, digits: f"{value:{digits}}".replace("-", "−")
     environment.filters["to"] = lambda name: _safe(_reference(name, link))
     counts = Counter(row["verdict"] for row in rows)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -107,6 +109,8 @@ def _panel(row: words.Row, claim: Claim | None, replaces: Sequence[str], link: t
     certificate = row["certificate"]
     courses = certificate if certificate and "courses" in certificate else None
     said = words.sentence(row)
+    if row["nearest"]:
+        said = said.replace(row["nearest"], f"`{row['nearest']}`")
     return {
         "row": row,
         "anchor": anchor(row["id"]),
@@ -179,7 +183,8 @@ def grouped(n: int) -> str:
 def _typeset(said: str) -> str:
     """Return a sentence of the terminal with its powers of ten and large numbers as on paper."""
     said = re.sub(r"(-?[\d.]+)e([+-]\d+)", lambda n: f"{n[1]}×{power(int(n[2]))}", said)
-    return re.sub(r"(?<![\d.])\d{5,}(?![\d.])", lambda n: grouped(int(n[0])), said).replace(" -", " −")
+    said = re.sub(r"(?<![\w.-])\d{5,}(?![\w.])", lambda n: grouped(int(n[0])), said)
+    return re.sub(r"(?<!\w)-(?=[\d.])", "−", said)
 
 
 def _exact(certificate: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +207,7 @@ def _side(value: str) -> Any:
         return _safe(f"<math>{minus}<mfrac><mn>{above}</mn><mn>{below}</mn></mfrac></math>")
     if re.fullmatch(r"-?\d+", value):
         return _safe(f"<math><mn>{value.replace('-', '−')}</mn></math>")
-    return BALL.sub(lambda ball: f"{ball[1]} ± {ball[2]}", value).replace("-", "−")
+    return _typeset(BALL.sub(lambda ball: f"{ball[1]} ± {ball[2]}", value))
 
 
 def _course(course: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +216,7 @@ def _course(course: Mapping[str, Any]) -> dict[str, Any]:
         "shape": _shape(course["shape"]),
         "parameters": list(_instance(course["parameters"], "")),
         "rows": [
-            (n, number(a), number(e), number(b), number(a / b) if b else "")
+            (grouped(n), number(a), number(e), number(b), number(a / b) if b else "")
             for n, a, e, b in zip(*columns, strict=True)
         ],
     }

@@ -13,8 +13,8 @@ NAMESPACE = re.compile(r"\{.*?\}")
 RELATIONS = frozenset("=≠≤≥<>≪≫≲≳∼≈≡∝→↦⟶⇒⇔⟺∈∉⊂⊆⊊≺≻⪯⪰≼≽")
 SIGNS = frozenset("+−±")
 OPENING, CLOSING, BARS = frozenset("([{⟨⌊⌈"), frozenset(")]}⟩⌋⌉"), frozenset("|‖")
-LONG = 24
-"""A formula of more symbols than this may be broken over lines."""
+LONG, BRACKETS = 24, 2
+"""A formula of more symbols than this may be broken over lines, in so many brackets."""
 
 CLOSE, THIN = {"lspace": "0", "rspace": "0"}, ".17em"
 CLOSELY = BARS | {"/"}
@@ -111,9 +111,12 @@ def _tidy_letters(node: Node) -> None:
 
 def _space(row: Node) -> None:
     """Set names such as rank apart from what they stand beside, and signs of numbers close to them."""
+    bars = dict.fromkeys(BARS, 0)
     for i, child in enumerate(row):
         core, before = _core(child), _base(row[i - 1]) if i else "("
-        free = before in OPENING | RELATIONS | SIGNS | {",", ";", "/"}
+        if before in BARS:
+            bars[before] ^= 1
+        free = before in OPENING | RELATIONS | SIGNS | {",", ";", "/"} or bars.get(before) == 1
         if core.tag == "mo" and (core.text or "").isalpha():
             after = row[i + 1] if i + 1 < len(row) else None
             core.set("lspace", "0" if free else THIN)
@@ -157,26 +160,36 @@ def _markup(node: Node, attributes: str = "") -> str:
 
 
 def _parts(tree: Node) -> Iterator[Node]:
-    """Cut a long formula where a line may break: before relations and signs that stand in no bracket."""
-    if sum(bool(node.text) for node in tree.iter()) <= LONG:
-        yield tree
-        return
-    part = ElementTree.Element("math")
+    """Cut a long formula where a line may break: before relations and signs; in brackets only if it is very long."""
+    for nodes in _cut(list(tree), 0):
+        part = ElementTree.Element("math")
+        part.extend(nodes)
+        yield part
+
+
+def _cut(nodes: list[Node], level: int) -> list[list[Node]]:
+    """Cut a row before each relation and sign that stands in so many brackets; what stays too long, in one more.
+
+    In the end before thin spaces, which stand between factors.
+    """
+    if sum(bool(n.text) for node in nodes for n in node.iter()) <= LONG or level > BRACKETS + 1:
+        return [nodes]
+    parts: list[list[Node]] = [[]]
     depth, bars = 0, dict.fromkeys(BARS, 0)
-    for node in tree:
-        sign = _base(node)
-        binary = sign in RELATIONS or (
-            sign in SIGNS and len(part) > 0 and _base(part[-1]) not in RELATIONS | {",", ";"}
-        )
-        if binary and depth == 0 and not any(bars.values()) and len(part):
-            yield part
-            part = ElementTree.Element("math")
-            node.attrib |= {"form": "infix"}  # at the beginning of a formula it would be taken for a prefix
-        part.append(node)
+    for node in nodes:
+        sign, part = _base(node), parts[-1]
+        binary = sign in RELATIONS or (sign in SIGNS and node.get("form") != "prefix")
+        if level > BRACKETS and part and node.tag == "mspace":
+            parts.append([node])
+        elif binary and part and depth + sum(bars.values()) == level:
+            parts.append([node])
+            node.set("form", "infix")  # at the beginning of a formula it would be taken for a prefix
+        else:
+            part.append(node)
         depth += (sign in OPENING) - (sign in CLOSING)
         if sign in BARS:
             bars[sign] ^= 1
-    yield part
+    return [piece for part in parts for piece in _cut(part, level + 1)]
 
 
 def _core(node: Node) -> Node:

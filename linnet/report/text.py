@@ -44,12 +44,12 @@ def inline(text: str, link: Link = lambda name: None) -> str:
     """Return a line of text as HTML, without a paragraph around it."""
     if not FORMULA.search(text):
         return _linked(escape(text), link)
-    return _markdown().renderInline(text, {"link": link})
+    return _glued(_markdown().renderInline(text, {"link": link}))
 
 
 def document(text: str, link: Link = lambda name: None) -> str:
     """Return a text in Markdown as HTML, its headings as those of a section within a section within a section."""
-    return _markdown().render(text, {"link": link})
+    return _glued(_markdown().render(text, {"link": link}))
 
 
 def sections(text: str, name: str) -> str:
@@ -60,6 +60,12 @@ def sections(text: str, name: str) -> str:
     first, *rest = re.split(r"^(?=## )", text, flags=re.MULTILINE)
     own = [part for part in rest if f"`{name}`" in part.partition("\n")[0]]
     return "".join([first, *own]) if own else text
+
+
+def _glued(markup: str) -> str:
+    """Keep a formula and the bracket, the point or the rest of the word beside it on one line."""
+    markup = re.sub(r"(?<=</math></span>)(?=[,.;:!?)\]-])", "\u2060", markup)
+    return re.sub(r"(?<=[(\[])(?=<span class=\"tex\">)", "\u2060", markup)
 
 
 def _linked(escaped: str, link: Link) -> str:
