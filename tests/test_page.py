@@ -281,8 +281,9 @@ def test_words_agree_with_the_ledger(parsed, ledger):
         if row["fit"] and "exponent" in row["fit"]:
             assert f"{row['fit']['exponent']:.3f}".replace("-", "−") in shown
             assert f"{row['fit']['stated']:.3f}".replace("-", "−") in shown
-        for value in (row["ratios"] or {}).values():
-            assert number(value) in shown
+        for bound in row["ratios"] or ():
+            for value in bound.values():
+                assert number(value) in shown
 
 
 def test_a_loose_bound_says_by_which_factor():
@@ -315,7 +316,7 @@ def heights(svg, kind):
 def test_a_histogram_draws_each_count_in_its_bin():
     edges = [0.0, 0.25, 0.5, 0.75, 1.0, None]
     found = {"of": "ratio", "edges": edges, "drawn": [0, 1, 10, 0, 100], "searched": [1000, 0, 0, 0, 0]}
-    svg = histogram(found, "a<b")
+    svg = histogram(found, ">=", "a<b")
     drawn, searched = heights(svg, "drawn"), heights(svg, "searched")
     assert len(drawn) == 3
     assert len(searched) == 1
@@ -327,6 +328,8 @@ def test_a_histogram_draws_each_count_in_its_bin():
     assert 'role="img"' in svg
     assert "a&lt;b" in svg
     assert "111 drawn" in svg
+    assert "stated / observed" in svg
+    assert "observed / stated" in histogram(found, "<=", "a")
     assert "the farthest, 100, above 1" in svg
     assert "> 1" in Page(svg).all("svg")[0]["text"].replace("\u2009", " ")
 

@@ -11,10 +11,10 @@ from typing import Any
 LEFT, TOP, HEIGHT, FOOT = 42, 8, 116, 34
 WIDTH, APART = 378, 14
 SERIES = ("drawn", "searched")
-AXES = {"ratio": "observed / stated (1: attained)", "margin": "margin: difference of the sides, relative to their size"}
+MARGINS = "margin: difference of the sides, relative to their size"
 
 
-def histogram(found: Mapping[str, Any], name: str) -> str:
+def histogram(found: Mapping[str, Any], relation: str, name: str) -> str:
     """Return a histogram of the ledger, ``{"of", "edges", "drawn", "searched"}``, as SVG with its description.
 
     Counts are drawn on a logarithmic scale, on which one instance is a step high: a single worst one is seen beside a
@@ -35,7 +35,8 @@ def histogram(found: Mapping[str, Any], name: str) -> str:
             if count
         )
         parts.append(f'<g class="{kind}">{"".join(bars)}</g>')
-    parts += _values_axis(found["edges"], places, found["of"])
+    ratio = "stated / observed" if relation in (">=", ">") else "observed / stated"
+    parts += _values_axis(found["edges"], places, MARGINS if found["of"] == "margin" else f"{ratio} (1: attained)")
     return "".join(parts) + "</svg>"
 
 
@@ -70,19 +71,21 @@ def _count(k: int) -> str:
     return f"{10**k:,}".replace(",", "\u202f") if k < 6 else power(k)
 
 
-def _values_axis(edges: Sequence[float | None], places: Sequence[tuple[float, float]], of: str) -> list[str]:
+def _values_axis(edges: Sequence[float | None], places: Sequence[tuple[float, float]], title: str) -> list[str]:
+    """Ticks and numbers at some edges: a few of the linear ones, or powers of ten."""
     base = TOP + HEIGHT
     out = [f'<path class="axis" d="M{LEFT} {base}H{WIDTH}"/>']
     width = places[0][1]
     known = [(LEFT + i * width, edge) for i, edge in enumerate(edges) if edge is not None]
-    for x, edge in known[:: 5 if of == "ratio" else 3]:
+    linear = title != MARGINS
+    for x, edge in known[:: 5 if linear else 3]:
         anchor = "end" if x > WIDTH - 12 else "middle"
-        label = f"{edge:g}" if of == "ratio" else _edge(edge)
+        label = f"{edge:g}" if linear else _edge(edge)
         out.append(f'<path class="axis" d="M{x:.1f} {base}v4"/>')
         out.append(f'<text x="{x:.1f}" y="{base + 15}" text-anchor="{anchor}">{label}</text>')
     if edges[-1] is None:
         out.append(f'<text x="{WIDTH}" y="{base + 15}" text-anchor="end">&gt;\u20091</text>')
-    out.append(f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{base + 30}" text-anchor="middle">{AXES[of]}</text>')
+    out.append(f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{base + 30}" text-anchor="middle">{title}</text>')
     return out
 
 

@@ -126,9 +126,11 @@ def _panel(row: words.Row, claim: Claim | None, replaces: Sequence[str], link: t
         "statement": None if claim is None else _safe(text.html(claim.statement, link)),
         "words": _sought(row, claim),
         "setting": claim.setting.name if claim else None,
-        "histogram": None if found is None else _safe(histogram(found, row["id"])),
+        "histogram": None if found is None else _safe(histogram(found, row["relation"], row["id"])),
         "fit": row["fit"] if row["fit"] and "exponent" in row["fit"] else None,
         "exact": None if certificate is None or courses else _exact(certificate),
+        "ratios": _ratios(row["ratios"]),
+        "equalities": [_exact(record) for record in row["equalities"] or ()],
         "courses": None if courses is None else {**courses, "courses": [_course(c) for c in courses["courses"]]},
         "worst": None if row["worst"] is None else _worst(row["worst"]),
         "replaces": replaces,
@@ -187,6 +189,15 @@ def _typeset(said: str) -> str:
     return re.sub(r"(?<!\w)-(?=[\d.])", "−", said)
 
 
+def _ratios(bounds: Sequence[Mapping[str, float]] | None) -> dict[str, Any] | None:
+    """Return the worst ratios as a table: a column for each way to find them, a row for each bound."""
+    if not bounds:
+        return None
+    ways = list(dict.fromkeys(way for bound in bounds for way in bound))
+    rows = [[number(bound[way]) if way in bound else "" for way in ways] for bound in bounds]
+    return {"ways": ways, "rows": rows}
+
+
 def _exact(certificate: Mapping[str, Any]) -> dict[str, Any]:
     sides = [str(certificate[side]) for side in ("observed", "stated")]
     return {
@@ -194,6 +205,7 @@ def _exact(certificate: Mapping[str, Any]) -> dict[str, Any]:
         "stated": _side(sides[1]),
         "sign": SIGNS[certificate["relation"]],
         "negated": NEGATED[certificate["relation"]],
+        "bound": certificate.get("bound"),
         "enclosed": any(BALL.search(side) for side in sides),
         "instance": list(_instance(certificate["instance"], certificate["setting"])),
     }

@@ -224,7 +224,8 @@ def _notes(console: Console, ledger: Mapping[str, Any]) -> None:
         if row["holds_if"]:
             say(plain(f"{row['id']} holds if {'; '.join(row['holds_if'])}"))
         if row["reason"]:
-            say(f"{row['id']} is ill-posed: {row['reason']}; its nearest reading is {row['nearest']}")
+            nearest = "" if row["nearest"] is None else f"; its nearest reading is {row['nearest']}"
+            say(f"{row['id']} is {row['verdict']}: {row['reason']}{nearest}")
         if row["replaced_by"]:
             say(f"{row['id']} is false; read {row['replaced_by']} in its place")
     for name, reason in ledger.get("failures", {}).items():

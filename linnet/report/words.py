@@ -35,7 +35,8 @@ def tightness(row: Row) -> str:
 
 def margin(row: Row) -> str:
     """Say the worst margin; of exponents and of what was not tried there is none."""
-    return "" if row["reason"] or (row["fit"] and "exponent" in row["fit"]) else f"{row['margin']:.1e}"
+    fitted = row["fit"] and "exponent" in row["fit"]
+    return "" if row["verdict"] == "ill-posed" or fitted else f"{row['margin']:.1e}"
 
 
 def order(row: Row) -> str:
@@ -48,17 +49,19 @@ def sentence(row: Row) -> str:
     seen = f"{row['instances']} instances drawn and searched, {row['exact']} more decided exactly"
     cleared = f", {row['cleared']} suspects cleared exactly" if row["cleared"] else ""
     verdict = row["verdict"]
-    if row["reason"] is not None:
+    if verdict == "ill-posed":
         return f"ill-posed: {row['reason']}; its nearest sensible reading is {row['nearest']}"
     if row["fit"] is not None:
         return _fitted(row)
     if verdict == "refuted":
         return f"refuted by an exact counterexample; {seen}, worst margin {row['margin']:.2g}"
+    if row["reason"] is not None:
+        return f"undecided: {row['reason']}; {seen}"
     if verdict == "undecided" and not row["instances"]:
         return "no instance met the hypotheses; state them so that drawing can meet them, or choose from the setting's"
     if verdict == "undecided":
         return f"violated in float64 (margin {row['margin']:.2g}), but at no exact instance; {seen}"
-    by = ", ".join(f"{r:.4g} {how}" for how, r in (row["ratios"] or {}).items())
+    by = "; ".join(", ".join(f"{r:.4g} {how}" for how, r in bound.items()) for bound in row["ratios"] or ())
     worst = "" if row["ratio"] is None else f", worst ratio {by}"
     zero = f", {row['empty']} of them 0 against 0" if row["empty"] else ""
     if verdict == "holds-if":
