@@ -26,7 +26,7 @@ HOSTILE = '<script>alert(1)</script>/"onload=x'
 
 @claim(HOSTILE, setting=Quadratic, relation="<=", source="<b>me</b> & `liu2025/eq-56`", proof='no/"such".md')
 def hostile(q):
-    """</div><script>alert(2)</script> $</math><script>alert(3)</script>$ ![x](http://example.org/x.png) $\\frac{1}{$"""
+    """</div><script>alert(2)</script> $</math><script>alert(3)</script>$ ![x](//x.example/x.png) $\\frac{1}{$"""
     return scalar(q.eps.T @ q.H_inv @ q.eps), sq(q.eps)
 
 

@@ -131,6 +131,16 @@ def test_it_is_light(drawn):
     assert len(drawn.encode()) < 3_000_000
 
 
+def test_the_committed_page_is_of_the_committed_ledger():
+    file = ROOT / "figures" / "ledger.html"
+    if not file.exists():
+        pytest.skip("no page yet: make verify writes it, make page draws it again")
+    committed = Page(file.read_text(encoding="utf-8"))
+    rows = [(e["data-paper"], e["data-verdict"]) for e in committed.all("tr") if "data-verdict" in e]
+    said = "figures/ledger.html shows another ledger than figures/ledger.json: make page"
+    assert rows == [(r["id"].partition("/")[0], r["verdict"]) for r in full_ledger()["claims"]], said
+
+
 def test_what_a_claim_says_stays_text(fresh, drawn):
     assert len(fresh.all("script")) == 1
     assert not fresh.all("b")
