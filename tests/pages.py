@@ -21,7 +21,7 @@ FRESH = (
     "liu2025/eq-56",
     "liu2025/theorem-2-depth",
 )
-HOSTILE = '<script>alert(1)</script>/"onload=x'
+HOSTILE = '<script>alert(1)</script>/"on load=x'
 
 
 @claim(HOSTILE, setting=Quadratic, relation="<=", source="<b>me</b> & `liu2025/eq-56`", proof='no/"such".md')

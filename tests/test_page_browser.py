@@ -64,11 +64,18 @@ def load(browser, files):
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not script})
         browser.get("about:blank")  # else a change of what follows # loads nothing
         browser.get((files / f"{name}.html").as_uri() + (f"#{at}" if at else ""))
+        if at and script:
+            settle(browser)
         return browser
 
     yield opened
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
     assert [line for line in browser.get_log("browser") if line["level"] != "INFO"] == []
+
+
+def settle(driver):
+    """Let the page do what it has put off."""
+    driver.execute_async_script("setTimeout(arguments[0], 80)")
 
 
 def evaluate(driver, expression):
@@ -113,8 +120,7 @@ def test_filters_show_a_claim_in_the_table_and_as_a_panel_or_in_neither(load):
     box(driver, "search").send_keys("Theorem F.8, LoRA")
     assert shown(driver) == [ONE]
     driver.find_element(By.CSS_SELECTOR, "[type=reset]").click()
-    driver.implicitly_wait(0)
-    driver.execute_async_script("setTimeout(arguments[0], 50)")
+    settle(driver)
     assert len(shown(driver)) == len(rows)
 
 
@@ -178,7 +184,7 @@ def test_all_of_it_can_be_reached_by_keyboard(load):
     link = driver.switch_to.active_element
     assert (link.tag_name, link.text) == ("a", shown(driver)[0])
     press(driver, Keys.ENTER)
-    driver.execute_async_script("setTimeout(arguments[0], 50)")
+    settle(driver)
     assert open_panels(driver) == [shown(driver)[0]]
     focused = driver.switch_to.active_element
     assert focused.tag_name == "summary"
@@ -189,6 +195,7 @@ def test_all_of_it_can_be_reached_by_keyboard(load):
 def test_the_address_keeps_the_panel(load):
     driver = load(at=ONE)
     assert open_panels(driver) == [ONE]
+    assert driver.switch_to.active_element.tag_name == "summary"
     place = driver.execute_script("return document.querySelector('.panel[open] summary').getBoundingClientRect().top")
     assert -1 <= place < LAPTOP[1]
     driver.find_element(By.CSS_SELECTOR, ".panel[open] > summary").click()
@@ -200,7 +207,7 @@ def test_the_address_keeps_the_panel(load):
     # What is linked is shown, whatever the filters say.
     Select(box(driver, "verdict")).select_by_visible_text("refuted")
     driver.execute_script("document.querySelector('.panel[open] a[href=\"#linnet/benefit\"]').click()")
-    driver.execute_async_script("setTimeout(arguments[0], 100)")
+    settle(driver)
     assert driver.find_element(By.ID, "linnet/benefit").is_displayed()
 
 
