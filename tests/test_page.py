@@ -28,14 +28,14 @@ class Page(HTMLParser):
 
     def __init__(self, content):
         super().__init__()
-        self.elements, self.open = [], []
+        self.elements, self.open, self.said = [], [], []
         self.feed(content)
         self.close()
         assert not self.open, [e["tag"] for e in self.open]
 
     def handle_starttag(self, tag, attrs):
         assert len(dict(attrs)) == len(attrs), f"{tag} has an attribute twice: {attrs}"
-        element = {"tag": tag, "text": "", "inside": [e["tag"] for e in self.open], **dict(attrs)}
+        element = {"tag": tag, "text": "", "from": len(self.said), **dict(attrs)}
         self.elements.append(element)
         if tag not in VOID:
             self.open.append(element)
@@ -48,11 +48,11 @@ class Page(HTMLParser):
     def handle_endtag(self, tag):
         assert self.open, f"</{tag}> ends nothing"
         assert self.open[-1]["tag"] == tag, f"</{tag}> ends <{self.open[-1]['tag']}>"
-        self.open.pop()
+        element = self.open.pop()
+        element["text"] = "".join(self.said[element["from"] :])
 
     def handle_data(self, data):
-        for element in self.open:
-            element["text"] += data
+        self.said.append(data)
 
     def all(self, tag, **attributes):
         return [e for e in self.elements if e["tag"] == tag and attributes.items() <= e.items()]
