@@ -14,14 +14,17 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help verify test lint bench readme constraints clean
+.PHONY: help verify page test lint bench readme constraints clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' Makefile
 
-verify: $(VENV)/.verify ## Put every claim on trial, print the ledger, write figures/ledger.json
+verify: $(VENV)/.verify ## Put every claim on trial, print the ledger, write figures/ledger.json and ledger.html
 	@mkdir -p figures
-	$(BIN)/linnet verify --json figures/ledger.json
+	$(BIN)/linnet verify --json figures/ledger.json --html figures/ledger.html
+
+page: $(VENV)/.verify ## Draw figures/ledger.html again, from figures/ledger.json
+	$(BIN)/linnet page figures/ledger.json --html figures/ledger.html
 
 test: $(VENV)/.test ## Run all tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto

@@ -9,6 +9,9 @@ import json
 import re
 from pathlib import Path
 
+from linnet.report import words
+from linnet.report.text import plain
+
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(?<=<!-- verdicts -->\n).*?(?=<!-- /verdicts -->)", re.DOTALL)
 
@@ -21,10 +24,11 @@ def table(ledger: dict) -> str:
         if row.get("nearest"):
             note = f"its nearest reading is `{row['nearest']}`"
         if row.get("fit") and row["verdict"] == "rate":
-            note = "at most of this order" if row["relation"] == "<~" else "of this order"
+            note = words.order(row)
         if row["replaced_by"]:
             note = f"read `{row['replaced_by']}` in its place"
-        lines.append(f"| `{row['id']}` | {row['source']} | {row['verdict']} | {note} |".replace("|  |", "| |"))
+        cells = (f"`{row['id']}`", plain(row["source"]), row["verdict"], plain(note))
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
 
 

@@ -53,6 +53,7 @@ def verify(
         list[str] | None, typer.Argument(help="Ids, prefixes such as yang2024, or claim files; all by default.")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the ledger as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the ledger as a page for the browser.")] = None,
     budget: Annotated[
         Literal["quick", "full", "thorough"], typer.Option(help="How many instances each claim meets.")
     ] = "full",
@@ -66,10 +67,10 @@ def verify(
     from linnet.report import verdicts
 
     if self_test:
-        if json is not None:
-            raise typer.BadParameter("--self-test writes no ledger; leave out --json")
+        if json is not None or html is not None:
+            raise typer.BadParameter("--self-test writes no ledger; leave out --json and --html")
         raise typer.Exit(verdicts.self_test(claims or [], seed, jobs))
-    raise typer.Exit(verdicts.verify(claims or [], json, budget, seed, jobs))
+    raise typer.Exit(verdicts.verify(claims or [], json, html, budget, seed, jobs))
 
 
 @app.command()
@@ -93,6 +94,18 @@ def certify(
     from linnet.report import verdicts
 
     raise typer.Exit(verdicts.certify(file, claims or []))
+
+
+@app.command()
+def page(
+    ledger: Annotated[Path, typer.Argument(help="What linnet verify --json wrote.")],
+    html: Annotated[Path, typer.Option(help="The page to write.")],
+    claims: Annotated[list[Path] | None, typer.Option(help="Claim file that the ledger speaks of.")] = None,
+) -> None:
+    """Draw a ledger as a page for the browser, without trying anything again."""
+    from linnet.report import verdicts
+
+    raise typer.Exit(verdicts.redraw(ledger, html, claims or []))
 
 
 INTERRUPTED = 130

@@ -194,7 +194,7 @@ def alive(pid):
 def test_an_interrupt_leaves_nothing_behind(tmp_path, jobs, whole_group):
     out = tmp_path / "out.json"
     process = subprocess.Popen(
-        [*LINNET, "verify", "--jobs", str(jobs), "--json", str(out)],
+        [*LINNET, "verify", "--jobs", str(jobs), "--json", str(out), "--html", str(tmp_path / "out.html")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         # Python takes no notice of an interrupt that it is started to ignore, as under nohup.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the test starts no threads

@@ -131,9 +131,13 @@ def test_nobody_is_sent_to_another_projects_name():
 @pytest.mark.parametrize(
     ("code", "banned"),
     [
-        ("from linnet.cli import app; app(['--help'], standalone_mode=False)", {"numpy", "jax", "torch", "rich.table"}),
+        (
+            "from linnet.cli import app; app(['--help'], standalone_mode=False)",
+            {"numpy", "jax", "torch", "rich.table", "jinja2", "markdown_it"},
+        ),
         ("import linnet", {"numpy", "jax", "torch"}),
         ("import linnet.trials", {"jax", "torch"}),
+        ("import linnet.report.verdicts", {"jinja2", "latex2mathml", "mdit_py_plugins", "torch"}),
         ("import linnet as ln; ln.LoRA, ln.LayerProblem, ln.excess_risk", {"jax", "torch", "scipy"}),
     ],
 )

@@ -1,10 +1,11 @@
-"""``linnet verify``, ``show`` and ``certify``: trials on the terminal."""
+"""``linnet verify``, ``show``, ``certify`` and ``page``: trials on the terminal, and the page."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from io import TextIOWrapper
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from linnet.errors import ClaimError, DataError, LinnetError
+from linnet.report import words
 from linnet.report.files import Outputs
+from linnet.report.page import page
+from linnet.report.text import plain
 from linnet.trials import certificate as certificates
+from linnet.trials import ledger as ledgers
 from linnet.trials.claim import Claim, claims_in_file, installed_claims, select
 from linnet.trials.ledger import Ledger, default_jobs, try_claims
 from linnet.trials.planted import planted, planted_claims
@@ -29,18 +34,42 @@ COLOURS = {
 }  # fmt: skip
 
 
-def verify(names: Sequence[str], json: Path | None, budget: str, seed: int, jobs: int | None) -> int:
+def verify(names: Sequence[str], json: Path | None, html: Path | None, budget: str, seed: int, jobs: int | None) -> int:
     """Try claims, print the ledger, write it; return the exit code."""
     claims = select(names)
-    with Outputs([] if json is None else [json]) as outputs:
-        ledger = _try_with_progress(partial(select, names), claims, budget, seed, jobs)
+    with Outputs([path for path in (json, html) if path is not None]) as outputs:
+        ledger = _try_with_progress(partial(select, names), claims, budget, seed, jobs).as_json()
         if json is not None:
-            outputs.part(json).write_text(_text(ledger.as_json()), encoding="utf-8")
+            outputs.part(json).write_text(_text(ledger), encoding="utf-8")
+        if html is not None:
+            outputs.part(html).write_text(page(ledger, claims), encoding="utf-8")
         outputs.commit()
     console = _console()
     console.print(ledger_table(ledger))
     _notes(console, ledger)
-    return 1 if ledger.failures else 0
+    return 1 if "failures" in ledger else 0
+
+
+def redraw(path: Path, html: Path, claim_files: Sequence[Path]) -> int:
+    """Draw the page of a ledger that is there already; return the exit code.
+
+    Raises:
+        DataError: no ledger, or the page cannot be written there.
+    """
+    ledger = ledgers.read(path)
+    claims = installed_claims()
+    for file in claim_files:
+        claims |= claims_in_file(file)
+    with Outputs([html], inputs=[path, *claim_files]) as outputs:
+        try:
+            drawn = page(ledger, claims)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as err:
+            raise DataError(
+                f"{path} is no ledger ({type(err).__name__}: {err}); give what linnet verify --json wrote"
+            ) from None
+        outputs.part(html).write_text(drawn, encoding="utf-8")
+        outputs.commit()
+    return 0
 
 
 def _try_with_progress(
@@ -137,7 +166,7 @@ def show(name: str, budget: str, seed: int) -> int:
             code = 1
             print(f"linnet: {claim.id} could not be tried: {err}", file=sys.stderr)
         else:
-            _show(console, claim, verdict)
+            _show(console, claim, ledgers.row(verdict))
     return code
 
 
@@ -158,9 +187,9 @@ def certify(path: Path, claim_files: Sequence[Path]) -> int:
     return code
 
 
-def ledger_table(ledger: Ledger) -> Table:
-    """Return the ledger as a table for the terminal."""
-    table = Table(title=f"linnet verify: {ledger.budget} budget, seed {ledger.seed}", title_justify="left")
+def ledger_table(ledger: Mapping[str, Any]) -> Table:
+    """Return a ledger, as it is written, as a table for the terminal."""
+    table = Table(title=f"linnet verify: {ledger['budget']} budget, seed {ledger['seed']}", title_justify="left")
     table.add_column("claim", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -169,74 +198,68 @@ def ledger_table(ledger: Ledger) -> Table:
     table.add_column("worst ratio", justify="right", no_wrap=True)
     table.add_column("tight", no_wrap=True)
     table.add_column("s", justify="right", no_wrap=True)
-    for v in ledger.verdicts:
+    for row in ledger["claims"]:
         table.add_row(
-            v.id,
-            f"[{COLOURS[v.verdict]}]{v.verdict}[/]",
-            v.relation,
-            str(v.instances),
-            "" if v.verdict == "ill-posed" or (v.fit and "exponent" in v.fit) else f"{v.margin:.1e}",
-            "" if v.ratio is None else f"{v.ratio:.4g}",
-            _tightness(v),
-            f"{v.seconds:.1f}",
+            row["id"],
+            f"[{COLOURS[row['verdict']]}]{row['verdict']}[/]",
+            row["relation"],
+            str(row["instances"]),
+            words.margin(row),
+            "" if row["ratio"] is None else f"{row['ratio']:.4g}",
+            words.tightness(row),
+            f"{row['seconds']:.1f}",
         )
     return table
 
 
-def _tightness(v: Verdict) -> str:
-    """Whether a bound is attained; if not, by which factor it is too large (too small, for lower ones)."""
-    if v.tight is None or v.verdict == "refuted":
-        return ""
-    return "yes" if v.tight or not v.ratio else f"loose {max(v.ratio, 1 / v.ratio):.3g}x"
-
-
-def _notes(console: Console, ledger: Ledger) -> None:
-    for v in ledger.verdicts:
-        if v.verdict == "rate" and v.fit:
-            low, high = v.fit["interval"]
-            console.print(
-                f"{v.id} exponent {v.fit['exponent']:.2f} [{low:.2f}, {high:.2f}], stated {v.fit['stated']:.2f}",
-                highlight=False, markup=False, soft_wrap=True,
-            )  # fmt: skip
-        if v.holds_if:
-            console.print(f"{v.id} holds if {'; '.join(v.holds_if)}", highlight=False, soft_wrap=True)
-        if v.reason:
-            nearest = "" if v.nearest is None else f"; its nearest reading is {v.nearest}"
-            console.print(f"{v.id} is {v.verdict}: {v.reason}{nearest}", highlight=False, soft_wrap=True)
-        if v.replaced_by:
-            console.print(f"{v.id} is false; read {v.replaced_by} in its place", highlight=False, soft_wrap=True)
-    for name, reason in ledger.failures.items():
+def _notes(console: Console, ledger: Mapping[str, Any]) -> None:
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    for row in ledger["claims"]:
+        if row["verdict"] == "rate" and row["fit"]:
+            low, high = row["fit"]["interval"]
+            say(
+                f"{row['id']} exponent {row['fit']['exponent']:.2f} [{low:.2f}, {high:.2f}], "
+                f"stated {row['fit']['stated']:.2f}"
+            )
+        if row["holds_if"]:
+            say(plain(f"{row['id']} holds if {'; '.join(row['holds_if'])}"))
+        if row["reason"]:
+            nearest = "" if row["nearest"] is None else f"; its nearest reading is {row['nearest']}"
+            say(f"{row['id']} is {row['verdict']}: {row['reason']}{nearest}")
+        if row["replaced_by"]:
+            say(f"{row['id']} is false; read {row['replaced_by']} in its place")
+    for name, reason in ledger.get("failures", {}).items():
         print(f"linnet: {name} could not be tried: {reason}", file=sys.stderr)
 
 
-def _show(console: Console, claim: Claim, verdict: Verdict) -> None:
-    console.print(f"[bold]{claim.id}[/]  [{COLOURS[verdict.verdict]}]{verdict.verdict}[/]", highlight=False)
-    console.print("\n".join(line.strip() for line in claim.statement.splitlines()), highlight=False, markup=False)
-    console.print(f"\nsource      {claim.source}", highlight=False, markup=False)
+def _show(console: Console, claim: Claim, row: Mapping[str, Any]) -> None:
+    say = partial(console.print, highlight=False, markup=False)
+    console.print(f"[bold]{escape(claim.id)}[/]  [{COLOURS[row['verdict']]}]{row['verdict']}[/]", highlight=False)
+    say(plain(claim.statement))
+    say(f"\nsource      {plain(claim.source)}")
     for h in claim.hypotheses:
-        console.print(f"hypothesis  {h.text}", highlight=False, markup=False)
-    for text in verdict.holds_if:
-        console.print(f"holds if    {text}", highlight=False, markup=False)
-    console.print(f"trial       {sentence(verdict)}", highlight=False, markup=False)
-    if verdict.replaced_by:
-        console.print(f"instead     {verdict.replaced_by}", highlight=False, markup=False)
-    c = verdict.certificate
+        say(f"hypothesis  {plain(h.text)}")
+    for text in row["holds_if"]:
+        say(f"holds if    {plain(text)}")
+    say(f"trial       {words.sentence(row)}")
+    if row["replaced_by"]:
+        say(f"instead     {row['replaced_by']}")
+    if claim.proof:
+        say(f"proof       {claim.proof_file or f'{claim.proof}, which is not beside the claim'}", soft_wrap=True)
+    c = row["certificate"]
     if c is not None and "courses" in c:
         for line in _courses(c):
-            console.print(line, highlight=False, markup=False)
+            say(line)
     elif c is not None:
-        console.print(
-            f"\ncounterexample, exact: observed {c['observed']}, not {c['relation']} stated {c['stated']}",
-            highlight=False, markup=False,
-        )  # fmt: skip
+        say(f"\ncounterexample, exact: observed {c['observed']}, not {c['relation']} stated {c['stated']}")
         for line in matrices(c["instance"]):
-            console.print(line, highlight=False, markup=False)
-    elif verdict.worst is not None:
-        what = "margin" if verdict.relation == "==" else "ratio"
-        console.print(f"\ninstance of the worst {what}", highlight=False, markup=False)
-        console.print(", ".join(f"{k} {v}" for k, v in verdict.worst["shape"].items()), highlight=False)
-        for line in matrices(verdict.worst["parameters"]):
-            console.print(line, highlight=False, markup=False)
+            say(line)
+    elif row["worst"] is not None:
+        what = "margin" if row["relation"] == "==" else "ratio"
+        say(f"\ninstance of the worst {what}")
+        say(", ".join(f"{k} {v}" for k, v in row["worst"]["shape"].items()))
+        for line in matrices(row["worst"]["parameters"]):
+            say(line)
 
 
 def _courses(record: dict[str, Any]) -> list[str]:
@@ -248,43 +271,6 @@ def _courses(record: dict[str, Any]) -> list[str]:
         rows = zip(course["sizes"], course["observed"], course["stated"], strict=True)
         lines += [f"{n:>12}{a:>14.4g}{b:>14.4g}" for n, a, b in rows]
     return lines
-
-
-def sentence(v: Verdict) -> str:
-    """Say in a sentence what a trial found."""
-    seen = f"{v.instances} instances drawn and searched, {v.exact} more decided exactly"
-    cleared = f", {v.cleared} suspects cleared exactly" if v.cleared else ""
-    if v.verdict == "ill-posed":
-        return f"ill-posed: {v.reason}; its nearest sensible reading is {v.nearest}"
-    if v.fit is not None:
-        return _fitted(v)
-    if v.verdict == "refuted":
-        return f"refuted by an exact counterexample; {seen}, worst margin {v.margin:.2g}"
-    if v.reason is not None:
-        return f"undecided: {v.reason}; {seen}"
-    if v.verdict == "undecided" and not v.instances:
-        return "no instance met the hypotheses; state them so that drawing can meet them, or choose from the setting's"
-    if v.verdict == "undecided":
-        return f"violated in float64 (margin {v.margin:.2g}), but at no exact instance; {seen}"
-    by = "; ".join(", ".join(f"{r:.4g} {how}" for how, r in bound.items()) for bound in v.ratios or ())
-    worst = "" if v.ratio is None else f", worst ratio {by}"
-    zero = f", {v.empty} of them 0 against 0" if v.empty else ""
-    if v.verdict == "holds-if":
-        return f"fails as printed; with the extra hypothesis no violation in {seen}{zero}{worst}{cleared}"
-    return f"no violation in {seen}{zero}{worst}, worst margin {v.margin:.1e}{cleared}"
-
-
-def _fitted(v: Verdict) -> str:
-    f = v.fit or {}
-    drawn = f"{v.instances} realisations"
-    if "deviation" in f:
-        return f"{f['means']} means over {drawn}, the farthest {f['deviation']:.1f} standard errors off"
-    low, high = f["interval"]
-    constant = "" if f["constant"] is None else f", largest observed over stated {f['constant']:.3g}"
-    return (
-        f"exponent {f['exponent']:.3f} [{low:.3f}, {high:.3f}], stated {f['stated']:.3f}, over {f['ladders']} ladders "
-        f"of {drawn} in all{constant}"
-    )
 
 
 def matrices(instance: dict[str, Any]) -> list[str]:
@@ -312,6 +298,8 @@ def _matrix(name: str, rows: list[list[Any]]) -> list[str]:
 
 
 def _console() -> Console:
-    """A console that never truncates what is piped."""
+    """A console that never truncates what is piped, and writes "?" for what the terminal's encoding lacks."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     console = Console()
     return console if console.is_terminal else Console(width=120)

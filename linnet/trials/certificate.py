@@ -133,12 +133,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: missing file, not JSON, or no certificate in it.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise DataError(f"cannot read {path} ({err.strerror}); give a ledger or a certificate") from None
-    except ValueError as err:
-        raise DataError(f"{path} is not JSON ({err}); give what linnet verify --json wrote") from None
+    content = load(path, "a ledger or a certificate")
     if isinstance(content, dict) and isinstance(content.get("claims"), list):
         rows: Sequence[Any] = content["claims"]
         held = [r for r in rows if isinstance(r, dict)]
@@ -149,6 +144,20 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not found or not all(isinstance(f, dict) for f in found):
         raise DataError(f"{path} holds no certificate: nothing in it was refuted or attained")
     return found
+
+
+def load(path: Path, what: str) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        DataError: missing file, or not JSON; ``what`` is the file that should be given.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise DataError(f"cannot read {path} ({err.strerror}); give {what}") from None
+    except ValueError as err:
+        raise DataError(f"{path} is not JSON ({err}); give what linnet verify --json wrote") from None
 
 
 def _sides(c: Comparison) -> dict[str, str]:

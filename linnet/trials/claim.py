@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ class Claim:
         setting: what it speaks about.
         relation: between the two sides.
         source: where it is stated.
+        proof: path of its proof, as it is found from the claim's own file or from a folder above it.
         hypotheses: what is assumed.
         rescue: extra hypotheses under which it is tried again if it fails as printed.
         replaced_by: id of the true claim to read in its place if it fails.
@@ -90,11 +92,20 @@ class Claim:
     replaced_by: str | None = None
     nearest: str | None = None
     extremal: Callable[[Any], Mapping[str, Any]] | None = field(default=None, repr=False)
+    proof: str | None = None
 
     @property
     def statement(self) -> str:
-        """The docstring of the claim."""
-        return (self.function.__doc__ or "").strip()
+        """The docstring of the claim, without its indentation."""
+        return inspect.cleandoc(self.function.__doc__ or "")
+
+    @property
+    def proof_file(self) -> Path | None:
+        """Where the proof lies: in the nearest folder from the claim's file upwards; None if it is in none."""
+        if self.proof is None:
+            return None
+        here = Path(inspect.unwrap(self.function).__code__.co_filename).resolve()
+        return next((found for folder in here.parents if (found := folder / self.proof).is_file()), None)
 
     def comparisons(self, view: Any) -> list[Comparison]:
         """Evaluate both sides at an instance.
@@ -137,27 +148,34 @@ def claim(
     *,
     setting: Setting,
     relation: Relation,
-    source: str,
+    source: str | None = None,
+    proof: str | None = None,
     hypotheses: Sequence[Hypothesis] = (),
     rescue: Sequence[Hypothesis] = (),
     replaced_by: str | None = None,
     nearest: str | None = None,
     extremal: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[[Any], Any]], Claim]:
-    """Declare the decorated function as a claim; its docstring is the statement.
+    """Declare the decorated function as a claim; its docstring is the statement, in which ``$...$`` is TeX.
+
+    A claim without a ``source`` is stated where it is proved.
 
     Raises:
-        ClaimError: an unknown relation, or no docstring.
+        ClaimError: an unknown relation, no docstring, or neither a source nor a proof.
     """
     if relation not in RELATIONS:
         raise ClaimError(f"{id}: relation {relation!r}; give one of {', '.join(RELATIONS)}")
+    stated = source or proof
+    if stated is None:
+        raise ClaimError(f"{id} is stated nowhere; give source=, where it is stated, or proof=, the path of its proof")
 
     def declare(function: Callable[[Any], Any]) -> Claim:
         if not function.__doc__:
             raise ClaimError(f"{id} has no docstring; state the claim there")
         return Claim(
-            id, setting, relation, source, function, tuple(hypotheses), tuple(rescue), replaced_by, nearest, extremal
-        )
+            id, setting, relation, stated, function, tuple(hypotheses), tuple(rescue), replaced_by, nearest, extremal,
+            proof,
+        )  # fmt: skip
 
     return declare
 

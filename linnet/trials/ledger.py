@@ -8,12 +8,28 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import linnet
+from linnet.errors import DataError
+from linnet.trials.certificate import load
 from linnet.trials.claim import Claim
 from linnet.trials.settings.base import Ladder
 from linnet.trials.trial import BUDGETS, Verdict, run
+
+KEYS = (
+    "id", "verdict", "relation", "instances", "margin", "ratio", "tight", "hypotheses", "holds_if",
+    "certificate", "replaced_by", "reason", "nearest", "fit", "ratios", "equalities", "exact", "cleared",
+    "empty", "source", "worst", "histogram", "seconds",
+)  # fmt: skip
+"""What a row of the ledger has, in this order."""
+
+
+def row(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as a row of the ledger: what is written, and what every report is made from."""
+    found = asdict(verdict)
+    return {k: found[k] for k in KEYS} | {"seconds": round(verdict.seconds, 2)}
 
 
 @dataclass(frozen=True)
@@ -27,16 +43,21 @@ class Ledger:
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``linnet verify --json`` writes."""
-        keys = (
-            "id", "verdict", "relation", "instances", "margin", "ratio", "tight", "hypotheses", "holds_if",
-            "certificate", "replaced_by", "reason", "nearest", "fit", "ratios", "equalities", "exact", "cleared",
-            "empty", "source", "worst", "histogram", "seconds",
-        )  # fmt: skip
-        rows = [{k: row[k] for k in keys} for row in map(asdict, self.verdicts)]
-        for row in rows:
-            row["seconds"] = round(row["seconds"], 2)
+        rows = [row(v) for v in self.verdicts]
         out = {"linnet": linnet.__version__, "seed": self.seed, "budget": self.budget, "claims": rows}
         return out | ({"failures": dict(self.failures)} if self.failures else {})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a ledger as ``linnet verify --json`` wrote it.
+
+    Raises:
+        DataError: missing file, not JSON, or no ledger.
+    """
+    content = load(path, "a ledger")
+    if not isinstance(content, dict) or not isinstance(content.get("claims"), list):
+        raise DataError(f"{path} is no ledger; give what linnet verify --json wrote")
+    return content
 
 
 def try_claims(

@@ -5,8 +5,9 @@ from linnet.trials import Activated, claim, op_norm_sq, rank
 
 @claim("conjecture/capacity-rank", setting=Activated, relation="<=", source="conjecture of this project")
 def few_inputs_need_little_rank(v):
-    """For any n inputs, the increments Phi_k can be replaced by increments of rank <= n and no greater spectral norm,
-    with the same n outputs: by Phi_k H_k H_k^+, H_k what the tuned layers below k emit on the inputs.
+    r"""For any $n$ inputs, the increments $\Phi_k$ can be replaced by increments of rank $\le n$ and no greater
+    spectral norm, with the same $n$ outputs: by $\Phi_k H_k H_k^+$, $H_k$ what the tuned layers below $k$ emit on the
+    inputs.
     """
     replaced = [d @ h @ h.pinv() for d, h in zip(v.Phi, v.tuned_states, strict=False)]
     again = v.run([w + d for w, d in zip(v.W, replaced, strict=True)])[-1]

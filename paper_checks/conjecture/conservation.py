@@ -11,8 +11,8 @@ from linnet.trials import Layer, claim, inner
     hypotheses=[Layer.no_covariate_shift],
 )
 def gain_and_forgetting(layer):
-    """For f any of LoRA, S2FT, full FT, with end-to-end map F: E_o(f) - E_o(pre) = [E_i(pre) - E_i(f)]
-    - 2 <(B_o - W) Sigma^(1/2), (F - W) Sigma^(1/2)>_F.
+    r"""For $f$ any of LoRA, S2FT, full FT, with end-to-end map $F$: $\mathcal E_o(f) - \mathcal E_o(\text{pre}) =
+    [\mathcal E_i(\text{pre}) - \mathcal E_i(f)] - 2\langle (B_o - W)\Sigma^{1/2}, (F - W)\Sigma^{1/2}\rangle_F$.
     """
     before, out = layer.pretrained, (layer.B_o - layer.W) @ layer.root_i
     return [

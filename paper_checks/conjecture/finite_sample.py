@@ -7,12 +7,14 @@ from linnet.trials import Sampled, claim, rank, sq, trace
     "conjecture/s2ft-finite-sample",
     setting=Sampled,
     relation="==",
-    source="our own; proof: docs/proofs/finite-sample.md",
+    source="our own",
+    proof="docs/proofs/finite-sample.md",
     hypotheses=[Sampled.gaussian],
 )
 def expected_risks_of_s2ft(v):
-    """With Omega = Z (I - Pi) Z^T and v = tr[P_C (Sigma_eps + Omega)]/(n - m - 1): E[E_i] = E_i(pre) - |P_C Z Pi|_F^2
-    + m v, and E[E_o] = (population value) + v tr[lower Sigma_o lower^T (root^2)^+].
+    r"""With $\Omega = Z(I - \Pi)Z^\top$ and $v = \operatorname{tr}[P_C(\Sigma_\varepsilon + \Omega)]/(n - m - 1)$:
+    $E[\mathcal E_i] = \mathcal E_i(\text{pre}) - \|P_C Z\Pi\|_F^2 + m v$, and $E[\mathcal E_o] = (\text{population
+    value}) + v \operatorname{tr}[\underline W\Sigma_o\underline W^\top(\mathrm{root}^2)^+]$.
     """
     level = trace(v.P_C @ (v.noise_cov + v.Omega)) / (v.n - v.m - 1)
     seen = v.lower @ v.cov_o @ v.lower.T @ v.population.gram.pinv()
@@ -27,13 +29,15 @@ def expected_risks_of_s2ft(v):
     "conjecture/subspace-least-squares",
     setting=Sampled,
     relation="==",
-    source="our own; proof: docs/proofs/finite-sample.md",
+    source="our own",
+    proof="docs/proofs/finite-sample.md",
     hypotheses=[Sampled.gaussian, Sampled.one_target, Sampled.learnable, Sampled.noisy],
 )
 def expected_risk_of_subspace_least_squares(v):
-    """One target, x Gaussian in R^d: least squares in a k-dimensional subspace with approximation error tau^2 and noise
-    sigma^2 has the expected risk, noise included, (sigma^2 + tau^2)(N - 1)/(N - k - 1); and for N >= d + 2 full
-    fine-tuning is better iff N > d + 1 + (d - k) sigma^2/tau^2. The subspace is what tuning the layer reaches.
+    r"""One target, $x$ Gaussian in $\mathbb R^d$: least squares in a $k$-dimensional subspace with approximation error
+    $\tau^2$ and noise $\sigma^2$ has the expected risk, noise included, $(\sigma^2 + \tau^2)(N - 1)/(N - k - 1)$; and
+    for $N \ge d + 2$ full fine-tuning is better iff $N > d + 1 + (d - k)\sigma^2/\tau^2$. The subspace is what tuning
+    the layer reaches.
     """
     noise, missed = trace(v.noise_cov), v.full_ft.train_risk
     d, k, size = rank(v.cov_i), v.m, v.n

@@ -12,6 +12,8 @@ from linnet.trials import Layer, claim
     replaced_by="linnet/forgetting",
 )
 def forgetting_grows_with_the_rank(layer):
-    """The forgetting E_o(LoRA_r) - E_o(pre) does not decrease from r to r + 1."""
+    r"""The forgetting $\mathcal E_o(\text{LoRA}_r) - \mathcal E_o(\text{pre})$ does not decrease from
+    $r$ to $r + 1$.
+    """
     now, before = (layer.excess_test(layer.W + layer.lora_change(r)) for r in (layer.r + 1, layer.r))
     return now - layer.pretrained.test_risk, before - layer.pretrained.test_risk

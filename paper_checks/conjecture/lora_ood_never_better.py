@@ -12,5 +12,5 @@ from linnet.trials import Layer, claim
     replaced_by="linnet/s2ft-or-lora",
 )
 def lora_is_never_better_out_of_distribution(layer):
-    """At equal rank r = s, E_o(LoRA) >= E_o(S2FT)."""
+    r"""At equal rank $r = s$, $\mathcal E_o(\text{LoRA}) \ge \mathcal E_o(\text{S2FT})$."""
     return layer.lora.test_risk, layer.s2ft.test_risk

@@ -11,8 +11,8 @@ from linnet.trials import Layer, claim, sq
     hypotheses=[Layer.no_covariate_shift],
 )
 def s2ft_out_of_distribution_exactly(layer):
-    """E_o(S2FT) = E_o(pre) - |P_C (B_o - W) Sigma^(1/2) Pi|_F^2 + |P_C (B_o - B_i) Sigma^(1/2) Pi|_F^2, Pi the
-    projector on the row space of lower Sigma^(1/2).
+    r"""$\mathcal E_o(\text{S2FT}) = \mathcal E_o(\text{pre}) - \|P_C(B_o - W)\Sigma^{1/2}\Pi\|_F^2 + \|P_C(B_o -
+    B_i)\Sigma^{1/2}\Pi\|_F^2$, $\Pi$ the projector on the row space of $\underline W\Sigma^{1/2}$.
     """
     gained = layer.P_C @ (layer.B_o - layer.W) @ layer.root_i @ layer.Pi
     lost = layer.P_C @ (layer.B_o - layer.B_i) @ layer.root_i @ layer.Pi

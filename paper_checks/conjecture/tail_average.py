@@ -11,6 +11,8 @@ from linnet.trials import Layer, claim, positive_part, rank
     hypotheses=[Layer.residual],
 )
 def missed_share_of_the_gain(layer):
-    """(T_bias^LoRA)^2 - E_i(full) <= max(0, 1 - r / R) (E_i(pre) - E_i(full)), R = rank Z."""
+    r"""$(T_{\text{bias}}^{\text{LoRA}})^2 - \mathcal E_i(\text{full}) \le \max(0, 1 - r/R)\,(\mathcal E_i(\text{pre}) -
+    \mathcal E_i(\text{full}))$, $R = \operatorname{rank} Z$.
+    """
     full, R = layer.full_ft.train_risk, rank(layer.Z)
     return layer.lora.train_risk - full, positive_part(R - layer.r) / R * (layer.pretrained.train_risk - full)

@@ -7,12 +7,13 @@ from linnet.trials import Activated, activate, claim, sq
     "linnet/adapter-function",
     setting=Activated,
     relation=">=",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
 )
 def how_far_an_adapter_is_from_linear(v):
-    """f(x) = x + B s(A x) with even part e(x) = B (s(A x) + s(-A x)) / 2: every linear map M misses f on x and -x by
-    |f(x) - M x|^2 + |f(-x) + M x|^2 >= 2 |e(x)|^2. So f is a function of a linear layer only if e = 0; with s the
-    identity it is I + B A. Here A = W_1, B = Phi_1^T, M = B A, 2 B A and I + B A.
+    r"""$f(x) = x + B\sigma(A x)$ with even part $e(x) = \tfrac12 B(\sigma(A x) + \sigma(-A x))$: every linear map $M$
+    misses $f$ on $x$ and $-x$ by $\|f(x) - M x\|^2 + \|f(-x) + M x\|^2 \ge 2\|e(x)\|^2$. So $f$ is a function of a
+    linear layer only if $e = 0$; with $\sigma$ the identity it is $I + B A$. Here $A = W_1$, $B = \Phi_1^\top$, and
+    $M$ is $B A$, $2 B A$ and $I + B A$.
     """
     down, up = v.W[0], v.Phi[0].T
 

@@ -7,13 +7,14 @@ from linnet.trials import Sampled, claim, rank, trace
     "linnet/benefit",
     setting=Sampled,
     relation="==",
-    source="docs/proofs/finite-sample.md",
+    proof="docs/proofs/finite-sample.md",
     hypotheses=[Sampled.gaussian, Sampled.one_target, Sampled.learnable, Sampled.noisy],
 )
 def benefit_of_one_more_sample(v):
-    """One target, x Gaussian, N >= d + 2: one more sample lowers the expected risk of full fine-tuning by sigma^2 d/
-    ((N - d - 1)(N - d)), and of PEFT in k dimensions with approximation error tau^2 by (sigma^2 + tau^2) k/((N - k - 1)
-    (N - k)). Far from N = d their ratio is (1 + tau^2/sigma^2) k/d: PEFT gains more where tau^2/sigma^2 > d/k - 1.
+    r"""One target, $x$ Gaussian, $N \ge d + 2$: one more sample lowers the expected risk of full fine-tuning by
+    $\sigma^2 d/((N - d - 1)(N - d))$, and of PEFT in $k$ dimensions with approximation error $\tau^2$ by
+    $(\sigma^2 + \tau^2) k/((N - k - 1)(N - k))$. Far from $N = d$ their ratio is $(1 + \tau^2/\sigma^2) k/d$: PEFT
+    gains more where $\tau^2/\sigma^2 > d/k - 1$.
     """
     noise, missed = trace(v.noise_cov), v.full_ft.train_risk
     d, k, n = rank(v.cov_i), v.m, v.n

@@ -3,10 +3,11 @@
 from linnet.trials import Activated, claim
 
 
-@claim("linnet/capacity", setting=Activated, relation="<=", source="docs/proofs/capacity.md")
+@claim("linnet/capacity", setting=Activated, relation="<=", proof="docs/proofs/capacity.md")
 def how_far_increments_move_the_output(v):
-    """With s(0) = 0: |f(x) - f_0(x)| <= sum_k [prod_{j>k} L |W_j + Phi_j|] L |Phi_k| [prod_{j<k} L |W_j|] |x|, and
-    <= (prod_k L (|W_k| + |Phi_k|) - prod_k L |W_k|) |x|.
+    r"""With $\sigma(0) = 0$:
+    $\|f(x) - f_0(x)\| \le \sum_k [\prod_{j>k} L\|W_j + \Phi_j\|]\,L\|\Phi_k\|\,[\prod_{j<k} L\|W_j\|]\,\|x\|$, and
+    $\|f(x) - f_0(x)\| \le (\prod_k L(\|W_k\| + \|\Phi_k\|) - \prod_k L\|W_k\|)\,\|x\|$.
     """
     total, below, above = 0, [1], 1
     for w in v.W:

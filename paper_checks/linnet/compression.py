@@ -7,10 +7,10 @@ from linnet.trials import Quadratic, claim, scalar
     "linnet/compression",
     setting=Quadratic,
     relation="<=",
-    source="docs/proofs/quadratic.md",
+    proof="docs/proofs/quadratic.md",
     hypotheses=[Quadratic.positive_definite],
 )
 def subspace_is_less_sensitive(quadratic):
-    """e^T H_Phi^+ e <= e^T H^-1 e for every e, with equality iff H^-1 e lies in the subspace."""
+    r"""$e^\top H_\Phi^+ e \le e^\top H^{-1} e$ for every $e$, with equality iff $H^{-1} e$ lies in the subspace."""
     e = quadratic.eps
     return scalar(e.T @ quadratic.H_sub_inv @ e), scalar(e.T @ quadratic.H_inv @ e)

@@ -7,12 +7,13 @@ from linnet.trials import Quadratic, claim, scalar
     "linnet/cross-term",
     setting=Quadratic,
     relation="<=",
-    source="docs/proofs/quadratic.md",
+    proof="docs/proofs/quadratic.md",
     hypotheses=[Quadratic.positive_definite],
 )
 def cross_term_is_bounded(quadratic):
-    """(eps_par^T H^-1 eps_perp)^2 <= [eps_par^T (H^-1 - H_Phi^+) eps_par] [eps_perp^T H^-1 eps_perp]; it is 0
-    for all eps iff H maps the subspace into itself.
+    r"""$(\epsilon_\parallel^\top H^{-1}\epsilon_\perp)^2 \le [\epsilon_\parallel^\top(H^{-1} -
+    H_\Phi^+)\,\epsilon_\parallel]\,[\epsilon_\perp^\top H^{-1}\epsilon_\perp]$; the left side is $0$ for all
+    $\epsilon$ iff $H$ maps the subspace into itself.
     """
     along, across = quadratic.eps_par, quadratic.eps_perp
     cross = scalar(along.T @ quadratic.H_inv @ across)

@@ -7,14 +7,16 @@ from linnet.trials import Layer, claim, inner, sq
     "linnet/forgetting",
     setting=Layer,
     relation="==",
-    source="docs/proofs/forgetting.md",
+    proof="docs/proofs/forgetting.md",
     hypotheses=[Layer.no_covariate_shift],
 )
 def forgetting_from_gain(layer):
-    """For f any of LoRA, S2FT (rows or columns), full FT: with the gain g = E_i(pre) - E_i(f), the learned
-    L = (F - W) Sigma^(1/2) and the shift S = (B_o - B_i) Sigma^(1/2), E_o(f) - E_o(pre) = -g - 2 <S, L>_F and
-    g = |L|_F^2. So the method forgets iff -<S, L>_F > g / 2, and |E_o(f) - E_o(pre) + g| <= 2 |S|_F g^(1/2), with
-    equality iff S and L are parallel.
+    r"""For $f$ any of LoRA, S2FT (rows or columns), full FT: with the gain
+    $g = \mathcal E_i(\text{pre}) - \mathcal E_i(f)$, the learned $L = (F - W)\Sigma^{1/2}$ and the shift
+    $S = (B_o - B_i)\Sigma^{1/2}$, $\mathcal E_o(f) - \mathcal E_o(\text{pre}) = -g - 2\langle S, L\rangle_F$ and
+    $g = \|L\|_F^2$. So the method forgets iff $-\langle S, L\rangle_F > g/2$, and
+    $|\mathcal E_o(f) - \mathcal E_o(\text{pre}) + g| \le 2\|S\|_F\,g^{1/2}$, with equality iff $S$ and $L$ are
+    parallel.
     """
     shift = (layer.B_o - layer.B_i) @ layer.root_i
     before = layer.pretrained
@@ -35,12 +37,13 @@ def forgetting_from_gain(layer):
     "linnet/s2ft-or-lora",
     setting=Layer,
     relation="==",
-    source="docs/proofs/forgetting.md",
+    proof="docs/proofs/forgetting.md",
     hypotheses=[Layer.no_covariate_shift],
 )
 def who_is_better_out_of_distribution(layer):
-    """E_o(LoRA) - E_o(S2FT) = [g_S2FT - g_LoRA] + 2 <S, L_S2FT - L_LoRA>_F: S2FT is better out of distribution iff
-    -<S, L_LoRA - L_S2FT>_F > (g_LoRA - g_S2FT) / 2.
+    r"""$\mathcal E_o(\text{LoRA}) - \mathcal E_o(\text{S2FT}) = [g_{\text{S2FT}} - g_{\text{LoRA}}] + 2\langle S,
+    L_{\text{S2FT}} - L_{\text{LoRA}}\rangle_F$: S2FT is better out of distribution iff
+    $-\langle S, L_{\text{LoRA}} - L_{\text{S2FT}}\rangle_F > (g_{\text{LoRA}} - g_{\text{S2FT}})/2$.
     """
     shift = (layer.B_o - layer.B_i) @ layer.root_i
     lora, s2ft = layer.lora, layer.s2ft

@@ -7,14 +7,16 @@ from linnet.trials import Comparison, Layer, claim, rank, sq, tail_sq
     "linnet/function-subset",
     setting=Layer,
     relation="==",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
     hypotheses=[Layer.white],
 )
 def what_one_layer_leaves_out(layer):
-    """Tuning one layer reaches {F : P_U F P_L = F}, P_L the projector on the row space of lower: it misses any F = B_i
-    by |F - P_U F P_L|^2, and LoRA of rank r by sum_{j>r} sigma_j(P_U (F - W) P_L)^2 more. Over the maps E_ij with one
-    entry 1 the first sums to pq - rank(upper) rank(lower): every function is reached iff rank upper = q and
-    rank lower = p, by LoRA iff r = min(p, q) as well.
+    r"""Tuning one layer reaches $\{F : P_U F P_L = F\}$, $P_L$ the projector on the row space of $\underline W$: it
+    misses any $F = B_i$ by $\|F - P_U F P_L\|_F^2$, and LoRA of rank $r$ by $\sum_{j>r}\sigma_j(P_U(F - W)P_L)^2$
+    more. Over the maps $E_{ij}$ with one entry $1$ the first sums to
+    $pq - \operatorname{rank}(\overline W)\operatorname{rank}(\underline W)$: every function is reached iff
+    $\operatorname{rank}\overline W = q$ and $\operatorname{rank}\underline W = p$, by LoRA iff $r = \min(p, q)$ as
+    well.
     """
     seen = layer.lower.pinv() @ layer.lower
     p, q = layer.I_p.shape[0], layer.I_q.shape[0]

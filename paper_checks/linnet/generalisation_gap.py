@@ -7,12 +7,13 @@ from linnet.trials import Sampled, claim, trace
     "linnet/generalisation-gap",
     setting=Sampled,
     relation="==",
-    source="docs/proofs/finite-sample.md",
+    proof="docs/proofs/finite-sample.md",
     hypotheses=[Sampled.gaussian],
 )
 def gap_of_s2ft(v):
-    """S2FT on channels C, x Gaussian, n >= m + 2: E[loss] - E[training loss] = tr[P_C (Sigma_eps + Omega)] m (1/n +
-    1/(n - m - 1)), m the rank of root: with all channels full fine-tuning's, of order m/n and not (m/n)^(1/2).
+    r"""S2FT on channels $C$, $x$ Gaussian, $n \ge m + 2$: $E[\text{loss}] - E[\text{training loss}] =
+    \operatorname{tr}[P_C(\Sigma_\varepsilon + \Omega)]\,m\,(1/n + 1/(n - m - 1))$, $m$ the rank of $\mathrm{root}$:
+    with all channels full fine-tuning's, of order $m/n$ and not $(m/n)^{1/2}$.
     """
     tuned = v.sample.s2ft
     level = trace(v.P_C @ (v.noise_cov + v.Omega))

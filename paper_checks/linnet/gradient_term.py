@@ -7,13 +7,14 @@ from linnet.trials import Quadratic, claim, scalar
     "linnet/gradient-term",
     setting=Quadratic,
     relation="<=",
-    source="docs/proofs/quadratic.md",
+    proof="docs/proofs/quadratic.md",
     hypotheses=[Quadratic.positive_definite],
 )
 def gradient_term_is_bounded_above(q):
-    """eps_perp^T grad - eps_perp^T H^-1 eps_perp / 2 <= grad^T H grad / 2, with equality iff eps_perp = H grad;
-    with pi = grad, x = eps_perp: pi^T H x - x^T H^-1 x / 2 <= pi^T H^3 pi / 2, with equality iff x = H^2 pi. Both are
-    unbounded below as eps varies, if k < d.
+    r"""$\epsilon_\perp^\top\nabla - \tfrac12\epsilon_\perp^\top H^{-1}\epsilon_\perp \le \tfrac12\nabla^\top H\nabla$,
+    with equality iff $\epsilon_\perp = H\nabla$; with $\pi = \nabla$, $x = \epsilon_\perp$:
+    $\pi^\top H x - \tfrac12 x^\top H^{-1} x \le \tfrac12\pi^\top H^3\pi$, with equality iff $x = H^2\pi$. Both are
+    unbounded below as $\epsilon$ varies, if $k < d$.
     """
     x, g, H = q.eps_perp, q.grad, q.H
     half = scalar(x.T @ q.H_inv @ x) / 2

@@ -7,13 +7,14 @@ from linnet.trials import Comparison, Parametrisation, claim, rank
     "linnet/image-of-an-immersion",
     setting=Parametrisation,
     relation="==",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
     hypotheses=[Parametrisation.embedded],
 )
 def embedded_with_a_left_inverse(v):
-    """A g of full rank with a continuous left inverse on its image embeds R^k: the image is a k-dimensional embedded
-    submanifold. (Near a point full rank is enough; on all of R^k injective and proper is.) P Phi has a left inverse
-    iff rank P = k, the cubic with independent alpha, beta, N and s not 0 iff s < 0: it returns Phi from g(Phi).
+    r"""A $g$ of full rank with a continuous left inverse on its image embeds $\mathbb R^k$: the image is a
+    $k$-dimensional embedded submanifold. (Near a point full rank is enough; on all of $\mathbb R^k$ injective and
+    proper is.) $P\Phi$ has a left inverse iff $\operatorname{rank} P = k$, the cubic with independent
+    $\alpha, \beta, N$ and $s \ne 0$ iff $s < 0$: it returns $\Phi$ from $g(\Phi)$.
     """
     phi, unit = v.g.recovered(v.value)
     return [(rank(v.J), v.k), Comparison(phi, "==", v.g.column(v.at), scale=unit)]

@@ -3,10 +3,11 @@
 from linnet.trials import Layer, claim, sq
 
 
-@claim("linnet/implicit-bias", setting=Layer, relation="<=", source="docs/proofs/implicit-bias.md")
+@claim("linnet/implicit-bias", setting=Layer, relation="<=", proof="docs/proofs/implicit-bias.md")
 def descent_ends_at_the_nearest_minimiser(v):
-    """Gradient flow on V, U = U_C fixed, from any V_0 ends at the minimiser nearest to V_0: its risk is S2FT's, its
-    distance to V_0 is no more than the least-norm solution's, and |V|^2 = |V_least|^2 + (what of V_0 no data sees)^2.
+    r"""Gradient flow on $V$, $U = U_C$ fixed, from any $V_0$ ends at the minimiser nearest to $V_0$: its risk is
+    S2FT's, its distance to $V_0$ is no more than the least-norm solution's, and
+    $\|V\|^2 = \|V_{\text{least}}\|^2 + (\text{what of } V_0 \text{ no data sees})^2$.
     """
     start = v.U_C @ v.start.T
     end, least = v.gradient_limit(v.start), v.s2ft.delta

@@ -7,12 +7,12 @@ from linnet.trials import Wide, claim
     "linnet/learning-rates",
     setting=Wide,
     relation="~",
-    source="docs/proofs/learning-rates.md",
+    proof="docs/proofs/learning-rates.md",
     hypotheses=[Wide.plain],
 )
 def plain_steps(v):
-    """Plain gradient steps: S2FT with eta = 1/n, LoRA with eta_U = 1 and eta_V = 1/n^2 change f by Theta(1), by each
-    factor alone.
+    r"""Plain gradient steps: S2FT with $\eta = 1/n$, LoRA with $\eta_U = 1$ and $\eta_V = 1/n^2$ change $f$ by
+    $\Theta(1)$, by each factor alone.
     """
     by_u, by_v = v.lora(1.0, v.n**-2)
     return [(v.s2ft(1 / v.n), 1.0), (by_u, 1.0), (by_v, 1.0)]
@@ -22,10 +22,12 @@ def plain_steps(v):
     "linnet/learning-rates-adam",
     setting=Wide,
     relation="~",
-    source="docs/proofs/learning-rates.md",
+    proof="docs/proofs/learning-rates.md",
     hypotheses=[Wide.signs],
 )
 def steps_of_signs(v):
-    """Signs of the gradient (Adam): S2FT with eta = 1/n, LoRA with eta_U = 1 and eta_V = 1/n change f by Theta(1)."""
+    r"""Signs of the gradient (Adam): S2FT with $\eta = 1/n$, LoRA with $\eta_U = 1$ and $\eta_V = 1/n$ change $f$ by
+    $\Theta(1)$.
+    """
     by_u, by_v = v.lora(1.0, 1 / v.n)
     return [(v.s2ft(1 / v.n), 1.0), (by_u, 1.0), (by_v, 1.0)]

@@ -3,19 +3,22 @@
 from linnet.trials import Hypothesis, Parametrisation, claim, rank, where_positive
 
 LORA = [Parametrisation.lora]
-rank_r = Hypothesis("rank U V^T = r", lambda v: [(rank(v.value.reshape(v.g.m, v.g.n)), "==", v.g.r)])
+rank_r = Hypothesis(
+    r"$\operatorname{rank} U V^\top = r$", lambda v: [(rank(v.value.reshape(v.g.m, v.g.n)), "==", v.g.r)]
+)
 
 
 @claim(
     "linnet/lora-dimension",
     setting=Parametrisation,
     relation="==",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
     hypotheses=LORA,
 )
 def rank_and_range_of_the_differential(v):
-    """At (U, V) with a = rank U, b = rank V the differential of U V^T has rank m b + n a - a b, at most
-    D = r(m + n - r), and if r < min(m, n) equal to it iff a = b = r; its range is {X : (I - P_U) X (I - P_V) = 0}.
+    r"""At $(U, V)$ with $a = \operatorname{rank} U$, $b = \operatorname{rank} V$ the differential of $U V^\top$ has
+    rank $m b + n a - a b$, at most $D = r(m + n - r)$, and if $r < \min(m, n)$ equal to it iff $a = b = r$; its range
+    is $\{X : (I - P_U) X (I - P_V) = 0\}$.
     """
     g, a, b = v.g, rank(v.U), rank(v.V)
     found, most = rank(v.J), g.r * (g.m + g.n - g.r)
@@ -32,12 +35,12 @@ def rank_and_range_of_the_differential(v):
     "linnet/lora-tangents",
     setting=Parametrisation,
     relation="==",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
     hypotheses=[*LORA, Parametrisation.meeting, rank_r],
 )
 def one_tangent_space_at_rank_r(v):
-    """Where U V^T has rank r, every (U', V') with U' V'^T = U V^T has the same range of the differential, of dimension
-    r(m + n - r): there the image is smooth.
+    r"""Where $U V^\top$ has rank $r$, every $(U', V')$ with $U' V'^\top = U V^\top$ has the same range of the
+    differential, of dimension $r(m + n - r)$: there the image is smooth.
     """
     g = v.g
     return rank(v.both_tangents), g.r * (g.m + g.n - g.r)

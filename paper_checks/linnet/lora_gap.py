@@ -13,12 +13,13 @@ def gap(v):
     "linnet/lora-gap",
     setting=Sampled,
     relation="<~",
-    source="docs/proofs/lora-gap.md",
+    proof="docs/proofs/lora-gap.md",
     hypotheses=[Sampled.noisy, Sampled.learnable, Sampled.gap, Sampled.per_problem],
 )
 def gap_of_lora_at_an_eigengap(v):
-    """If sigma_r(M) > sigma_(r+1)(M), E[loss_test - loss_train] of LoRA of rank r is O(1/n), not of order (r/n)^(1/2);
-    the constant depends on the problem, through the eigengap too.
+    r"""If $\sigma_r(M) > \sigma_{r+1}(M)$, $E[\operatorname{loss}_{\text{test}} - \operatorname{loss}_{\text{train}}]$
+    of LoRA of rank $r$ is $O(1/n)$, not of order $(r/n)^{1/2}$; the constant depends on the problem, through the
+    eigengap too.
     """
     return gap(v), 1 / v.n
 
@@ -27,11 +28,11 @@ def gap_of_lora_at_an_eigengap(v):
     "linnet/lora-gap-at-a-tie",
     setting=Sampled,
     relation="~",
-    source="docs/proofs/lora-gap.md",
+    proof="docs/proofs/lora-gap.md",
     hypotheses=[Sampled.noisy, Sampled.tied],
 )
 def gap_of_lora_at_a_tie(v):
-    """If sigma_r(M) = sigma_(r+1)(M), it is of order n^(-1/2): the training loss picks among many best updates the one
-    that flatters the sample most.
+    r"""If $\sigma_r(M) = \sigma_{r+1}(M)$, the gap of `linnet/lora-gap` is of order $n^{-1/2}$: the training loss picks
+    among many best updates the one that flatters the sample most.
     """
     return gap(v), v.n**-0.5

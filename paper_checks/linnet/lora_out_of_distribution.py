@@ -10,12 +10,13 @@ from linnet.trials import Layer, claim, positive_part, sq, sqrt
     "linnet/lora-out-of-distribution",
     setting=Layer,
     relation="<=",
-    source="docs/proofs/lora-out-of-distribution.md",
+    proof="docs/proofs/lora-out-of-distribution.md",
 )
 def lora_under_any_shift(layer):
-    """With u = |(I - P_U) B_o Sigma_o^(1/2)|_F^2, the reachable shift a = |P_U (B_o - B_i) Sigma_o^(1/2)|_F, the moved
-    inputs c = |P_U D (Sigma_o^(1/2) - Sigma_i^(1/2) G)|_F and what LoRA missed, carried over, m = |[M - SVD_r(M)]
-    root^+ lower Sigma_o^(1/2)|_F: u + max(0, a - c - m)^2 <= E_o(LoRA) <= u + (a + c + m)^2.
+    r"""With $u = \|(I - P_U) B_o\Sigma_o^{1/2}\|_F^2$, the reachable shift $a = \|P_U(B_o - B_i)\Sigma_o^{1/2}\|_F$,
+    the moved inputs $c = \|P_U D(\Sigma_o^{1/2} - \Sigma_i^{1/2}G)\|_F$ and what LoRA missed, carried over,
+    $m = \|[M - \operatorname{SVD}_r(M)]\,\mathrm{root}^+\,\underline W\Sigma_o^{1/2}\|_F$:
+    $u + \max(0, a - c - m)^2 \le \mathcal E_o(\text{LoRA}) \le u + (a + c + m)^2$.
     """
     fit = layer.population
     shift = sqrt(sq(layer.P_U @ (layer.B_o - layer.B_i) @ layer.root_o))

@@ -7,13 +7,14 @@ from linnet.trials import Quadratic, claim, scalar
     "linnet/loss-change",
     setting=Quadratic,
     relation="==",
-    source="docs/proofs/quadratic.md",
+    proof="docs/proofs/quadratic.md",
     hypotheses=[Quadratic.positive_definite],
 )
 def losses_after_adapting(q):
-    """For S = H^-1 (full fine-tuning) and S = H_Phi^+ (PEFT), after the update -S (grad + eps): the perturbed loss has
-    changed by -(grad + eps)^T S (grad + eps) / 2, the clean one by (eps^T S eps - grad^T S grad) / 2; above the
-    clean loss after adapting without eps it is eps^T S eps / 2.
+    r"""For $S = H^{-1}$ (full fine-tuning) and $S = H_\Phi^+$ (PEFT), after the update $-S(\nabla + \epsilon)$: the
+    perturbed loss has changed by $-\tfrac12(\nabla + \epsilon)^\top S(\nabla + \epsilon)$, the clean one by
+    $\tfrac12(\epsilon^\top S\epsilon - \nabla^\top S\nabla)$; above the clean loss after adapting without $\epsilon$
+    it is $\tfrac12\epsilon^\top S\epsilon$.
     """
 
     def half(S, v):

@@ -3,11 +3,12 @@
 from linnet.trials import Comparison, Layer, claim, sq
 
 
-@claim("linnet/one-step", setting=Layer, relation="==", source="docs/proofs/structure.md")
+@claim("linnet/one-step", setting=Layer, relation="==", proof="docs/proofs/structure.md")
 def one_step_moves_the_channels(layer):
-    """With V = 0 and one gradient step of size eta = 1 on one input x: Delta f(x) = -eta U_C U_C^T G |x|^2, the part
-    of G in the channels. It differs from the step -eta G |x|^2 of full fine-tuning by what is orthogonal to it, and
-    has the channels' share of its squared length.
+    r"""With $V = 0$ and one gradient step of size $\eta = 1$ on one input $x$:
+    $\Delta f(x) = -\eta\,U_C U_C^\top G\,\|x\|^2$, the part of $G$ in the channels. It differs from the step
+    $-\eta\,G\,\|x\|^2$ of full fine-tuning by what is orthogonal to it, and has the channels' share of its squared
+    length.
     """
     G, x, U = layer.one_gradient, layer.one_input, layer.U_C
     step = -(U @ (U.T @ G @ x.T)) @ x

@@ -7,12 +7,13 @@ from linnet.trials import Comparison, Parametrisation, claim, inner
     "linnet/peft-hessian",
     setting=Parametrisation,
     relation="==",
-    source="docs/proofs/parametrisation.md",
+    proof="docs/proofs/parametrisation.md",
     hypotheses=[Parametrisation.loss],
 )
 def hessian_with_the_curvature_of_g(v):
-    """The Hessian of Phi -> loss(theta_0 + g(Phi)) is J^T H J + sum_i slope_i D^2 g_i, slope the loss's gradient at
-    theta_0 + g(Phi): along any psi. For U V^T the second term is 2 <slope, dU dV^T>, the slope as a matrix.
+    r"""The Hessian of $\Phi \mapsto \operatorname{loss}(\theta_0 + g(\Phi))$ is $J^\top H J + \sum_i s_i D^2 g_i$, $s$
+    the loss's gradient (slope) at $\theta_0 + g(\Phi)$: along any $\psi$. For $U V^\top$ the second term is
+    $2\langle s, \dot U\dot V^\top\rangle$, the slope as a matrix.
     """
     scale = v.second_derivative_scale
     rows = [Comparison(v.second_derivative, "==", v.form(v.projected_hessian + v.curvature), scale=scale)]

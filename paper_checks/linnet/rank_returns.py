@@ -7,11 +7,13 @@ from linnet.trials import Layer, Quadratic, claim, op_norm_sq, sq, sqrt, svd_r, 
     "linnet/lipschitz",
     setting=Quadratic,
     relation="<=",
-    source="docs/proofs/rank-returns.md",
+    proof="docs/proofs/rank-returns.md",
     hypotheses=[Quadratic.two_updates],
 )
 def loss_is_lipschitz_where_updates_are_bounded(v):
-    """|loss(a) - loss(b)| <= |grad + H (a + b)/2| |a - b|, and so <= (|grad| + |H|_op (|a| + |b|)/2) |a - b|."""
+    r"""$|\operatorname{loss}(a) - \operatorname{loss}(b)| \le \|\nabla + H(a + b)/2\|\,\|a - b\|$, and so
+    $\le (\|\nabla\| + \|H\|_{\mathrm{op}}(\|a\| + \|b\|)/2)\,\|a - b\|$.
+    """
     a, b = v.first, v.second
     gap = v.loss(a) - v.loss(b)
     middle = v.grad + (v.H @ (a + b)) * 0.5
@@ -25,11 +27,13 @@ def loss_is_lipschitz_where_updates_are_bounded(v):
     ]
 
 
-@claim("linnet/rank-returns", setting=Layer, relation="<=", source="docs/proofs/rank-returns.md")
+@claim("linnet/rank-returns", setting=Layer, relation="<=", proof="docs/proofs/rank-returns.md")
 def what_the_truncated_update_costs(v):
-    """D* of full fine-tuning, D_r its rank-r truncation, eps the discarded energy: loss(D_r) - loss(D*) =
-    |upper (D_r - D*) root|_F^2 <= |upper|_op^2 |root|_op^2 eps: in eps, not in eps^(1/2). With LoRA of rank r in the
-    place of the truncation it is the discarded energy of M, sum_{i>r} sigma_i(M)^2, and no more.
+    r"""$\Delta^*$ of full fine-tuning, $\Delta_r$ its rank-$r$ truncation, $\epsilon$ the discarded energy:
+    $\operatorname{loss}(\Delta_r) - \operatorname{loss}(\Delta^*) = \|\overline W(\Delta_r -
+    \Delta^*)\,\mathrm{root}\|_F^2 \le \|\overline W\|_{\mathrm{op}}^2\,\|\mathrm{root}\|_{\mathrm{op}}^2\,\epsilon$:
+    in $\epsilon$, not in $\epsilon^{1/2}$. With LoRA of rank $r$ in the place of the truncation it is the discarded
+    energy of $M$, $\sum_{i>r}\sigma_i(M)^2$, and no more.
     """
     best, fit = v.full_ft.delta, v.population
     cut = svd_r(best, v.r)

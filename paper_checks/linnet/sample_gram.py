@@ -9,21 +9,25 @@ def relative_error(v):
     return op_norm(flat @ v.sample.gram @ flat - v.population.root.projector())
 
 
-SMALL = Hypothesis("the relative error e of the sample's gram is below 1", lambda v: [(relative_error(v), "<", 1)])
+SMALL = Hypothesis("the relative error $e$ of the sample's gram is below $1$", lambda v: [(relative_error(v), "<", 1)])
 
 INSIDE = Hypothesis(
-    "the sample lies where the population does: range root_n within range root",
+    r"the sample lies where the population does: the range of $\mathrm{root}_n$ within that of $\mathrm{root}$",
     lambda v: [(v.population.gram.projector() @ v.sample.gram, "==", v.sample.gram)],
 )
 
 
 @claim(
-    "linnet/sample-gram", setting=Layer, relation="<=", source="docs/proofs/truncation.md", hypotheses=[INSIDE, SMALL]
+    "linnet/sample-gram", setting=Layer, relation="<=", proof="docs/proofs/truncation.md", hypotheses=[INSIDE, SMALL]
 )
 def errors_of_the_sample_gram_are_relative(v):
-    """With e = |root^+ root_n^2 root^+ - root root^+|_op < 1: |root_n - root|_op <= (1 - (1 - e)^(1/2)) |root|_op,
-    |(root_n^2)^+ - (root^2)^+|_op <= e/(1 - e)/lambda_min^+(root^2), |root_n^+ - root^+|_op <= ((1 - e)^(-1/2) - 1)/
-    lambda_min^+(root): no condition number. For sub-Gaussian inputs e is of order (m/n)^(1/2).
+    r"""With
+    $e = \|\mathrm{root}^+\,\mathrm{root}_n^2\,\mathrm{root}^+ - \mathrm{root}\,\mathrm{root}^+\|_{\mathrm{op}} < 1$:
+    $\|\mathrm{root}_n - \mathrm{root}\|_{\mathrm{op}} \le (1 - (1 - e)^{1/2})\,\|\mathrm{root}\|_{\mathrm{op}}$,
+    $\|(\mathrm{root}_n^2)^+ - (\mathrm{root}^2)^+\|_{\mathrm{op}} \le \frac{e}{1 -
+    e}\,/\,\lambda_{\min}^+(\mathrm{root}^2)$, $\|\mathrm{root}_n^+ - \mathrm{root}^+\|_{\mathrm{op}} \le ((1 -
+    e)^{-1/2} - 1)\,/\,\lambda_{\min}^+(\mathrm{root})$: no condition number. For sub-Gaussian inputs $e$ is of order
+    $(m/n)^{1/2}$.
     """
     e, here, there = relative_error(v), v.population, v.sample
     least, left = least_singular(here.root), sqrt(1 - e)

@@ -7,14 +7,14 @@ from linnet.trials import Quadratic, claim, scalar
     "linnet/sensitivity",
     setting=Quadratic,
     relation="<=",
-    source="docs/proofs/quadratic.md",
+    proof="docs/proofs/quadratic.md",
     hypotheses=[Quadratic.positive_definite],
 )
 def who_is_more_sensitive(q):
-    """With K = H^-1 - H_Phi^+, which is positive semi-definite: (a) the extra clean loss that eps causes is
-    eps^T K eps / 2 less for PEFT than for full fine-tuning; (b) the loss left on the perturbed objective is
-    (grad + eps)^T K (grad + eps) / 2 more; (c) the clean loss after adapting to the perturbed objective is
-    (grad^T K grad - eps^T K eps) / 2 more, which is either sign.
+    r"""With $K = H^{-1} - H_\Phi^+$, which is positive semi-definite: (a) the extra clean loss that $\epsilon$ causes
+    is $\tfrac12\epsilon^\top K\epsilon$ less for PEFT than for full fine-tuning; (b) the loss left on the perturbed
+    objective is $\tfrac12(\nabla + \epsilon)^\top K(\nabla + \epsilon)$ more; (c) the clean loss after adapting to the
+    perturbed objective is $\tfrac12(\nabla^\top K\nabla - \epsilon^\top K\epsilon)$ more, which is either sign.
     """
 
     def half(v):

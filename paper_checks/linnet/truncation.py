@@ -7,12 +7,14 @@ from linnet.trials import Layer, claim, gap_after, inner, op_norm, sq, sqrt, svd
     "linnet/truncation",
     setting=Layer,
     relation="<=",
-    source="docs/proofs/truncation.md",
+    proof="docs/proofs/truncation.md",
     hypotheses=[Layer.apart],
 )
 def stability_of_truncation(v):
-    """Delta = B - A of any size, d = |SVD_s(B) - SVD_s(A)|_F: (1 - sigma_(s+1)(A)/sigma_s(A)) d^2 <= 2 <SVD_s(B) -
-    SVD_s(A), Delta>, and so d <= 2 sigma_s(A)/(sigma_s(A) - sigma_(s+1)(A)) min(|Delta|_F, (2 s)^(1/2) |Delta|_op).
+    r"""$\Delta = B - A$ of any size, $d = \|\operatorname{SVD}_s(B) - \operatorname{SVD}_s(A)\|_F$: $(1 -
+    \sigma_{s+1}(A)/\sigma_s(A))\,d^2 \le 2\langle\operatorname{SVD}_s(B) - \operatorname{SVD}_s(A), \Delta\rangle$,
+    and so
+    $d \le \frac{2\sigma_s(A)}{\sigma_s(A) - \sigma_{s+1}(A)}\min(\|\Delta\|_F, (2s)^{1/2}\,\|\Delta\|_{\mathrm{op}})$.
     """
     here, after = gap_after(v.B_i, v.r)
     off = v.B_o - v.B_i

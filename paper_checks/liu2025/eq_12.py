@@ -20,7 +20,9 @@ def full_gap(v):
 
 @claim("liu2025/eq-12", setting=Sampled, relation="<~", source="liu2025, eq. (12)", hypotheses=GAP)
 def gap_of_least_squares_is_bounded(v):
-    """E[loss(theta_N) - loss_N(theta_N)] = O((d/N)^(1/2)), for least squares, as an upper order."""
+    r"""$E[\operatorname{loss}(\theta_N) - \operatorname{loss}_N(\theta_N)] = O((d/N)^{1/2})$, for least squares, as an
+    upper order.
+    """
     return full_gap(v)
 
 
@@ -33,5 +35,7 @@ def gap_of_least_squares_is_bounded(v):
     replaced_by="linnet/generalisation-gap",
 )
 def gap_of_least_squares_has_this_rate(v):
-    """E[loss(theta_N) - loss_N(theta_N)] is of the order (d/N)^(1/2), for least squares."""
+    r"""$E[\operatorname{loss}(\theta_N) - \operatorname{loss}_N(\theta_N)]$ is of the order $(d/N)^{1/2}$, for least
+    squares.
+    """
     return full_gap(v)

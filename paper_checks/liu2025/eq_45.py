@@ -12,8 +12,8 @@ from linnet.trials import Quadratic, claim, scalar
     replaced_by="linnet/loss-change",
 )
 def first_order_term_vanishes(q):
-    """Delta_full is first-order optimal, so that the first-order term vanishes: the perturbed loss changes by
-    Delta_full^T H Delta_full / 2.
+    r"""$\Delta_{\text{full}}$ is first-order optimal, so that the first-order term vanishes: the perturbed loss
+    changes by $\tfrac12\Delta_{\text{full}}^\top H\Delta_{\text{full}}$.
     """
     update = q.full_update
     return q.loss(update, q.eps), scalar(update.T @ q.H @ update) / 2

@@ -12,8 +12,9 @@ from linnet.trials import Quadratic, claim, scalar
     replaced_by="linnet/loss-change",
 )
 def only_the_disturbance_counts(q):
-    """Only the disturbance counts: the perturbed loss changes by eps^T H^-1 eps / 2. (It falls, so that no hypothesis
-    on the gradient helps; eq. (46) has Delta_full^T H Delta_full / 2 in its place, see liu2025/eq-47-energy.)
+    r"""Only the disturbance counts: the perturbed loss changes by $\tfrac12\epsilon^\top H^{-1}\epsilon$. (It falls,
+    so that no hypothesis on the gradient helps; eq. (46) has $\tfrac12\Delta_{\text{full}}^\top H\Delta_{\text{full}}$
+    in its place, see `liu2025/eq-47-energy`.)
     """
     return q.loss(q.full_update, q.eps), scalar(q.eps.T @ q.H_inv @ q.eps) / 2
 
@@ -28,6 +29,8 @@ def only_the_disturbance_counts(q):
     replaced_by="linnet/loss-change",
 )
 def only_the_disturbance_counts_in_the_energy(q):
-    """Delta_full^T H Delta_full / 2 = eps^T H^-1 eps / 2, the gradient left out."""
+    r"""$\tfrac12\Delta_{\text{full}}^\top H\Delta_{\text{full}} = \tfrac12\epsilon^\top H^{-1}\epsilon$, the gradient
+    left out.
+    """
     update = q.full_update
     return scalar(update.T @ q.H @ update) / 2, scalar(q.eps.T @ q.H_inv @ q.eps) / 2

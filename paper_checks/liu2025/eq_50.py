@@ -7,12 +7,13 @@ from linnet.trials import Quadratic, claim, scalar
     "liu2025/eq-50",
     setting=Quadratic,
     relation="==",
-    source="liu2025, eq. (50), g(Phi) = P Phi",
+    source=r"liu2025, eq. (50), $g(\Phi) = P\Phi$",
     hypotheses=[Quadratic.positive_definite],
 )
 def hessian_of_peft(q):
-    """The Hessian of Phi -> loss(theta_0 + P Phi) is P^T H P: second differences along any Phi, here P^T eps, are
-    Phi^T P^T H P Phi. (For g(U, V) = U V^T it is not: liu2025/eq-50-lora.)
+    r"""The Hessian of $\Phi \mapsto \operatorname{loss}(\theta_0 + P\Phi)$ is $P^\top H P$: second differences along
+    any $\Phi$, here $P^\top\epsilon$, are $\Phi^\top P^\top H P\Phi$. (For $g(U, V) = U V^\top$ it is not:
+    `liu2025/eq-50-lora`.)
     """
     phi = q.P.T @ q.eps
     second = q.loss(q.P @ phi) + q.loss(-(q.P @ phi))

@@ -7,13 +7,13 @@ from linnet.trials import Comparison, Parametrisation, claim
     "liu2025/eq-50-lora",
     setting=Parametrisation,
     relation="==",
-    source="liu2025, eq. (50), g(U, V) = U V^T",
+    source=r"liu2025, eq. (50), $g(U, V) = U V^\top$",
     hypotheses=[Parametrisation.lora, Parametrisation.loss, Parametrisation.positive_definite],
     rescue=[Parametrisation.stationary],
     replaced_by="linnet/peft-hessian",
 )
 def hessian_of_lora(v):
-    """The Hessian of (U, V) -> loss(theta_0 + U V^T) is P^T H P, P the Jacobian of U V^T: the second derivative along
-    any direction psi is psi^T P^T H P psi.
+    r"""The Hessian of $(U, V) \mapsto \operatorname{loss}(\theta_0 + U V^\top)$ is $P^\top H P$, $P$ the Jacobian of
+    $U V^\top$: the second derivative along any direction $\psi$ is $\psi^\top P^\top H P\psi$.
     """
     return Comparison(v.second_derivative, "==", v.form(v.projected_hessian), scale=v.second_derivative_scale)

@@ -17,7 +17,9 @@ def _stated(q):
     replaced_by="linnet/loss-change",
 )
 def loss_after_peft(q):
-    """The perturbed loss changes by eps_par^T H_Phi^+ eps_par / 2 + eps_perp^T grad."""
+    r"""The perturbed loss changes by
+    $\tfrac12\epsilon_\parallel^\top H_\Phi^+\epsilon_\parallel + \epsilon_\perp^\top\nabla$.
+    """
     return q.loss(q.peft_update, q.eps), _stated(q)
 
 
@@ -31,6 +33,8 @@ def loss_after_peft(q):
     replaced_by="linnet/loss-change",
 )
 def energy_after_peft(q):
-    """Delta_peft^T H Delta_peft / 2 = eps_par^T H_Phi^+ eps_par / 2 + eps_perp^T grad."""
+    r"""$\tfrac12\Delta_{\text{peft}}^\top H\Delta_{\text{peft}} = \tfrac12\epsilon_\parallel^\top
+    H_\Phi^+\epsilon_\parallel + \epsilon_\perp^\top\nabla$.
+    """
     update = q.peft_update
     return scalar(update.T @ q.H @ update) / 2, _stated(q)

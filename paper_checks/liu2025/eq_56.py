@@ -12,5 +12,5 @@ from linnet.trials import Quadratic, claim, scalar
     replaced_by="linnet/cross-term",
 )
 def cross_term_vanishes(quadratic):
-    """eps_par^T H^-1 eps_perp = 0, since they belong to orthogonal subspaces."""
+    r"""$\epsilon_\parallel^\top H^{-1}\epsilon_\perp = 0$, since they belong to orthogonal subspaces."""
     return scalar(quadratic.eps_par.T @ quadratic.H_inv @ quadratic.eps_perp), 0

@@ -12,8 +12,9 @@ from linnet.trials import Quadratic, claim, scalar
     replaced_by="linnet/compression",
 )
 def subspace_is_more_sensitive(quadratic):
-    """eps_par^T H_Phi^+ eps_par >= eps_par^T H^-1 eps_par (H_Phi^+ lifted to R^d by P), with equality iff the
-    span of P contains eps_par: it always does, so that the two would be equal.
+    r"""$\epsilon_\parallel^\top H_\Phi^+\epsilon_\parallel \ge \epsilon_\parallel^\top H^{-1}\epsilon_\parallel$
+    ($H_\Phi^+$ lifted to $\mathbb R^d$ by $P$), with equality iff the span of $P$ contains $\epsilon_\parallel$: it
+    always does, so that the two would be equal.
     """
     e = quadratic.eps_par
     return scalar(e.T @ quadratic.H_sub_inv @ e), scalar(e.T @ quadratic.H_inv @ e)

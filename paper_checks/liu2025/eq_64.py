@@ -15,7 +15,9 @@ IN_PLACE = "linnet/gradient-term"
     replaced_by=IN_PLACE,
 )
 def value_at_every_x(q):
-    """With pi = grad and x = eps_perp: pi^T H x - x^T H^-1 x / 2 = pi^T H^3 pi - pi^T H pi / 2 > 0."""
+    r"""With $\pi = \nabla$ and $x = \epsilon_\perp$:
+    $\pi^\top H x - \tfrac12 x^\top H^{-1} x = \pi^\top H^3\pi - \tfrac12\pi^\top H\pi > 0$.
+    """
     pi, x = q.grad, q.eps_perp
     value = scalar(pi.T @ q.H @ x) - scalar(x.T @ q.H_inv @ x) / 2
     stated = scalar(pi.T @ q.H @ q.H @ q.H @ pi) - scalar(pi.T @ q.H @ pi) / 2
@@ -31,5 +33,5 @@ def value_at_every_x(q):
     replaced_by=IN_PLACE,
 )
 def gradient_term_is_positive(q):
-    """eps_perp^T grad - eps_perp^T H^-1 eps_perp / 2 > 0."""
+    r"""$\epsilon_\perp^\top\nabla - \tfrac12\epsilon_\perp^\top H^{-1}\epsilon_\perp > 0$."""
     return scalar(q.eps_perp.T @ q.grad) - scalar(q.eps_perp.T @ q.H_inv @ q.eps_perp) / 2, 0

@@ -12,6 +12,6 @@ from linnet.trials import Quadratic, claim, scalar
     replaced_by="linnet/cube",
 )
 def cube_exceeds(q):
-    """H > 0 implies H^3 > H: pi^T H^3 pi > pi^T H pi for all pi that are not zero."""
+    r"""$H \succ 0$ implies $H^3 \succ H$: $\pi^\top H^3\pi > \pi^\top H\pi$ for all $\pi$ that are not zero."""
     pi = q.grad
     return scalar(pi.T @ q.H @ q.H @ q.H @ pi), scalar(pi.T @ q.H @ pi)

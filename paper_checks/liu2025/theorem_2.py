@@ -14,7 +14,7 @@ def _moved(v):
 
 @claim("liu2025/theorem-2-layer", setting=Activated, relation="<=", source="liu2025, eq. (26)")
 def one_layer(v):
-    """|s((W_0 + Phi) x) - s(W_0 x)| <= L |Phi| |x|, s L-Lipschitz."""
+    r"""$\|\sigma((W_0 + \Phi)x) - \sigma(W_0 x)\| \le L\|\Phi\|\,\|x\|$, $\sigma$ $L$-Lipschitz."""
     moved = activate(v.tuned[0] @ v.x, v.activation) - activate(v.W[0] @ v.x, v.activation)
     return v.length(moved), v.L * v.norm(v.Phi[0]) * v.length(v.x)
 
@@ -28,7 +28,7 @@ def one_layer(v):
     replaced_by="linnet/capacity",
 )
 def by_the_layers_above(v):
-    """|f(x) - f_0(x)| <= sum_k L |W_N| ... L |W_{k+1}| * L |Phi_k| |x|."""
+    r"""$\|f(x) - f_0(x)\| \le \sum_k L\|W_N\| \cdots L\|W_{k+1}\| \cdot L\|\Phi_k\|\,\|x\|$."""
     total, above = 0, 1
     for w, d in reversed(list(zip(v.W, v.Phi, strict=True))):
         total = total + above * (v.L * v.norm(d))
@@ -45,11 +45,13 @@ def by_the_layers_above(v):
     replaced_by="linnet/capacity",
 )
 def by_the_largest_norm(v):
-    """|f(x) - f_0(x)| <= sum_k M^(N-k) L^(N-k) alpha_k |x|, |W_k| <= M, alpha_k = L |Phi_k|; M the least."""
+    r"""$\|f(x) - f_0(x)\| \le \sum_k M^{N-k} L^{N-k}\alpha_k\|x\|$, $\|W_k\| \le M$, $\alpha_k = L\|\Phi_k\|$; $M$ the
+    least.
+    """
     return _moved(v), sum(_terms(v, v.M * v.L)) * v.length(v.x)
 
 
-contracting = Hypothesis("0 < M L < 1", lambda v: [(v.M * v.L, "<", 1), (v.M, ">", 0)])
+contracting = Hypothesis("$0 < M L < 1$", lambda v: [(v.M * v.L, "<", 1), (v.M, ">", 0)])
 
 
 @claim(
@@ -61,8 +63,8 @@ contracting = Hypothesis("0 < M L < 1", lambda v: [(v.M * v.L, "<", 1), (v.M, ">
     replaced_by="linnet/capacity",
 )
 def layers_near_the_output_count_more(v):
-    """Layers nearer the output have the greater impact, since their exponent N - k is smaller: the weight
-    (M L)^(N-k) of an increment in the bound grows with k, here from k to k + 1 for each k < N.
+    r"""Layers nearer the output have the greater impact, since their exponent $N - k$ is smaller: the weight
+    $(M L)^{N-k}$ of an increment in the bound grows with $k$, here from $k$ to $k + 1$ for each $k < N$.
     """
     factor = v.M * v.L
     return [(factor ** (v.depth - k), factor ** (v.depth - k - 1)) for k in range(1, v.depth)] or [(0, 1)]
@@ -77,7 +79,7 @@ def layers_near_the_output_count_more(v):
     nearest="liu2025/eq-20-one-output",
 )
 def between_two_outputs(v):
-    """f_0(x) <= f(x) <= sum_k M^(N-k) L^(N-k) alpha_k |x| + f_0(x), for outputs that are vectors."""
+    r"""$f_0(x) \le f(x) \le \sum_k M^{N-k} L^{N-k}\alpha_k\|x\| + f_0(x)$, for outputs that are vectors."""
     return v.f_0, v.f
 
 
@@ -90,6 +92,6 @@ def between_two_outputs(v):
     replaced_by="linnet/capacity",
 )
 def between_the_frozen_output_and_the_bound(v):
-    """f_0(x) <= f(x) <= sum_k M^(N-k) L^(N-k) alpha_k |x| + f_0(x), for one output."""
+    r"""$f_0(x) \le f(x) \le \sum_k M^{N-k} L^{N-k}\alpha_k\|x\| + f_0(x)$, for one output."""
     frozen, tuned = v.f_0.trace(), v.f.trace()
     return [(frozen, tuned), (tuned, sum(_terms(v, v.M * v.L)) * v.length(v.x) + frozen)]

@@ -12,8 +12,11 @@ from linnet.trials import Layer, Quadratic, Sampled, claim, op_norm_sq, scalar, 
     replaced_by="linnet/lipschitz",
 )
 def loss_is_lipschitz(v):
-    """There is L with |loss(W + D_1) - loss(W + D_2)| <= L |D_1 - D_2|_F for all D_1, D_2. At D_1 = t u, D_2 = 0 and t
-    to infinity, |loss(t u) - loss(0)|/t^2 tends to u^T H u/2, and L |t u|/t^2 to 0: the two must be equal.
+    r"""There is $L$ with
+    $|\operatorname{loss}(W + \Delta_1) - \operatorname{loss}(W + \Delta_2)| \le L\|\Delta_1 - \Delta_2\|_F$ for all
+    $\Delta_1$, $\Delta_2$. At $\Delta_1 = t u$, $\Delta_2 = 0$ and $t \to \infty$,
+    $|\operatorname{loss}(t u) - \operatorname{loss}(0)|/t^2$ tends to $\tfrac12 u^\top H u$, and $L\|t u\|/t^2$ to
+    $0$: the two must be equal.
     """
     return scalar(v.first.T @ v.H @ v.first) / 2, 0 * sq(v.first)
 
@@ -29,8 +32,9 @@ def truncated(v):
 
 @claim("liu2025/eq-36", setting=Layer, relation="<=", source="liu2025, eq. (36)", replaced_by="linnet/rank-returns")
 def loss_of_the_truncated_update(v):
-    """For r >= r_c: |loss(W + D*) - loss(W + D_r)| <= L eps^(1/2). Eq. (35) gives no L for the whole space; tried with
-    the Lipschitz constant on the segment from D_r to D*, the gradient's norm at D_r, and eps the discarded energy.
+    r"""For $r \ge r_c$: $|\operatorname{loss}(W + \Delta^*) - \operatorname{loss}(W + \Delta_r)| \le L\epsilon^{1/2}$.
+    Eq. (35) gives no $L$ for the whole space; tried with the Lipschitz constant on the segment from $\Delta_r$ to
+    $\Delta^*$, the gradient's norm at $\Delta_r$, and $\epsilon$ the discarded energy.
     """
     best, cut, slope = truncated(v)
     gone = tail_sq(best, v.r)
@@ -42,12 +46,13 @@ def loss_of_the_truncated_update(v):
     "liu2025/eq-36-smooth",
     setting=Layer,
     relation="<=",
-    source="liu2025, eq. (36), with L the smoothness constant of the loss",
+    source="liu2025, eq. (36), with $L$ the smoothness constant of the loss",
     replaced_by="linnet/rank-returns",
 )
 def loss_of_the_truncated_update_by_smoothness(v):
-    """|loss(W + D*) - loss(W + D_r)| <= L eps^(1/2) with L = 2 |upper|_op^2 |root|_op^2, the largest curvature: "since
-    the loss is smooth".
+    r"""$|\operatorname{loss}(W + \Delta^*) - \operatorname{loss}(W + \Delta_r)| \le L\epsilon^{1/2}$ with
+    $L = 2\|\overline W\|_{\mathrm{op}}^2\,\|\mathrm{root}\|_{\mathrm{op}}^2$, the largest curvature: "since the loss
+    is smooth".
     """
     best, cut, _ = truncated(v)
     drop = v.population.loss_drop(best) - v.population.loss_drop(cut)
@@ -61,8 +66,8 @@ def loss_of_the_truncated_update_by_smoothness(v):
     source="liu2025, Theorem 3, its words, on the population",
 )
 def gain_of_larger_ranks(v):
-    """Beyond r_c performance reaches a plateau: LoRA of any larger rank gains no more than L eps^(1/2) over rank r, L
-    and eps as in eq. (36). (That it may also decline says nothing that could be tried.)
+    r"""Beyond $r_c$ performance reaches a plateau: LoRA of any larger rank gains no more than $L\epsilon^{1/2}$ over
+    rank $r$, $L$ and $\epsilon$ as in eq. (36). (That it may also decline says nothing that could be tried.)
     """
     best, _, slope = truncated(v)
     return v.lora.train_risk - v.full_ft.train_risk, sqrt(sq(slope) * tail_sq(best, v.r))
@@ -77,7 +82,9 @@ def gain_of_larger_ranks(v):
     replaced_by="linnet/generalisation-gap",
 )
 def gap_of_lora(v):
-    """loss_test(W + Delta_r) - loss_train(W + Delta_r) is proportional to (r/N)^(1/2), in expectation."""
+    r"""$\operatorname{loss}_{\text{test}}(W + \Delta_r) - \operatorname{loss}_{\text{train}}(W + \Delta_r)$ is
+    proportional to $(r/N)^{1/2}$, in expectation.
+    """
     tuned = v.sample.lora
     return v.test_loss(tuned) - v.train_loss(tuned), (v.r / v.n) ** 0.5
 
@@ -90,8 +97,9 @@ def gap_of_lora(v):
     hypotheses=[Sampled.noisy, Sampled.learnable, Sampled.per_problem],
 )
 def loss_of_lora_beyond_the_critical_rank(v):
-    """loss_test(W + Delta_r) <= loss_test(W + Delta*) + L eps^(1/2) + O((r/N)^(1/2)): with Delta* the population's
-    best, eps^(1/2) the distance of its rank-r truncation, and L the Lipschitz constant between the two, what exceeds
-    the first two terms is O((r/N)^(1/2)).
+    r"""$\operatorname{loss}_{\text{test}}(W + \Delta_r) \le \operatorname{loss}_{\text{test}}(W + \Delta^*) +
+    L\epsilon^{1/2} + O((r/N)^{1/2})$: with $\Delta^*$ the population's best, $\epsilon^{1/2}$ the distance of its
+    rank-$r$ truncation, and $L$ the Lipschitz constant between the two, what exceeds the first two terms is
+    $O((r/N)^{1/2})$.
     """
     return v.sample.lora.train_risk - v.lora.train_risk, (v.r / v.n) ** 0.5

@@ -18,7 +18,9 @@ def _energy(v, metric):
     replaced_by="linnet/sensitivity",
 )
 def peft_is_more_sensitive(q):
-    """As printed: [eps_par^T H_Phi^+ eps_par / 2 + eps_perp^T grad] - eps^T H^-1 eps / 2 > 0."""
+    r"""As printed: $[\tfrac12\epsilon_\parallel^\top H_\Phi^+\epsilon_\parallel + \epsilon_\perp^\top\nabla] -
+    \tfrac12\epsilon^\top H^{-1}\epsilon > 0$.
+    """
     return _energy(q.eps_par, q.H_sub_inv) + scalar(q.eps_perp.T @ q.grad), _energy(q.eps, q.H_inv)
 
 
@@ -31,7 +33,7 @@ def peft_is_more_sensitive(q):
     replaced_by="linnet/sensitivity",
 )
 def extra_loss_on_clean_data(q):
-    """Reading (a), the extra loss on clean data that eps causes: PEFT's exceeds full fine-tuning's."""
+    r"""Reading (a), the extra loss on clean data that $\epsilon$ causes: PEFT's exceeds full fine-tuning's."""
     peft = q.loss(q.peft_update) - q.loss(-(q.H_sub_inv @ q.grad))
     full = q.loss(q.full_update) - q.loss(-(q.H_inv @ q.grad))
     return peft, full

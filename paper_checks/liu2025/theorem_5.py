@@ -3,7 +3,7 @@
 from linnet.trials import Estimator, Hypothesis, claim, ratio, sqrt
 
 DRIVEN = Hypothesis(
-    "the training loss is driven to L*_H (tried where nothing else is in its way: without noise)",
+    "the training loss is driven to $L^*_H$ (tried where nothing else is in its way: without noise)",
     lambda v: [(v.expected_training_loss(), "==", v.least_loss())],
     impose="noiseless",
 )
@@ -17,7 +17,9 @@ def both_sides_of_eq_11(v):
 
 @claim("liu2025/eq-11", setting=Estimator, relation="==", source="liu2025, eq. (11)", hypotheses=[DRIVEN])
 def error_is_gap_and_approximation(v):
-    """With the training loss driven to L*_H: E[loss(theta_N)] = E[loss(theta_N) - loss_N(theta_N)] + L*_H."""
+    r"""With the training loss driven to $L^*_H$:
+    $E[\operatorname{loss}(\theta_N)] = E[\operatorname{loss}(\theta_N) - \operatorname{loss}_N(\theta_N)] + L^*_H$.
+    """
     return both_sides_of_eq_11(v)
 
 
@@ -30,13 +32,17 @@ def error_is_gap_and_approximation(v):
     replaced_by="linnet/generalisation-gap",
 )
 def error_of_least_squares_is_gap_and_approximation(v):
-    """E[loss(theta_N)] = E[loss(theta_N) - loss_N(theta_N)] + L*_H for the estimate of least training loss."""
+    r"""$E[\operatorname{loss}(\theta_N)] = E[\operatorname{loss}(\theta_N) - \operatorname{loss}_N(\theta_N)] + L^*_H$
+    for the estimate of least training loss.
+    """
     return both_sides_of_eq_11(v)
 
 
 @claim("liu2025/eq-17", setting=Estimator, relation="==", source="liu2025, eq. (17)", replaced_by="linnet/benefit")
 def derivative_of_the_gap(v):
-    """d/dN (d/N)^(1/2) = -(1/2) (d/N)^(1/2) N^(-3/2); the paper writes ~ and goes on to -O(d N^(-3/2))."""
+    r"""$\frac{d}{dN}(d/N)^{1/2} = -\tfrac12(d/N)^{1/2} N^{-3/2}$; the paper writes $\sim$ and goes on to
+    $-O(d N^{-3/2})$.
+    """
     return -sqrt(v.d / v.N) / (2 * v.N), -sqrt(v.d / v.N) / (2 * v.N * sqrt(v.N))
 
 
@@ -49,8 +55,8 @@ def derivative_of_the_gap(v):
     replaced_by="linnet/benefit",
 )
 def further_data_brings_less_to_full_fine_tuning(v):
-    """Delta R_full(N)/Delta R_peft(N) = O(k/d) << 1: as printed, one more sample brings full fine-tuning less than it
-    brings PEFT.
+    r"""$\Delta R_{\text{full}}(N)/\Delta R_{\text{peft}}(N) = O(k/d) \ll 1$: as printed, one more sample brings full
+    fine-tuning less than it brings PEFT.
     """
     return ratio(v.benefit(), v.benefit(peft=True)), 1
 
@@ -64,7 +70,7 @@ def further_data_brings_less_to_full_fine_tuning(v):
     replaced_by="linnet/benefit",
 )
 def peft_gains_its_share(v):
-    """Each further sample reduces PEFT's risk by k/d times what it does for full fine-tuning; tried as a bound."""
+    r"""Each further sample reduces PEFT's risk by $k/d$ times what it does for full fine-tuning; tried as a bound."""
     return v.benefit(peft=True), v.benefit() * v.k / v.d
 
 
@@ -77,5 +83,7 @@ def peft_gains_its_share(v):
     replaced_by="linnet/benefit",
 )
 def further_data_brings_less_to_peft(v):
-    """The benefit of further data is smaller for PEFT than for full fine-tuning: Delta R_peft(N) < Delta R_full(N)."""
+    r"""The benefit of further data is smaller for PEFT than for full fine-tuning:
+    $\Delta R_{\text{peft}}(N) < \Delta R_{\text{full}}(N)$.
+    """
     return v.benefit(peft=True), v.benefit()

@@ -16,7 +16,9 @@ def _missed_share(layer):
     hypotheses=[Layer.residual],
 )
 def bias_of_lora_against_rank(layer):
-    """|SVD_r(M) - M|_F^2 <= [0 v (rank Sigma_f - r)] / rank Sigma_f * kappa_*^2(Z) E_i(pre)."""
+    r"""$\|\operatorname{SVD}_r(M) - M\|_F^2 \le \frac{0 \vee (\operatorname{rank}\Sigma_f -
+    r)}{\operatorname{rank}\Sigma_f}\,\kappa_*^2(Z)\,\mathcal E_i(\text{pre})$.
+    """
     bound = _missed_share(layer) * cond_sq(layer.Z) * layer.pretrained.train_risk
     return tail_sq(layer.population.M, layer.r), bound
 
@@ -29,6 +31,8 @@ def bias_of_lora_against_rank(layer):
     hypotheses=[Layer.residual],
 )
 def bias_of_lora_as_the_theorem_prints_it(layer):
-    """|SVD_r(M) - M|_F^2 <= [0 v (rank Sigma_f - r)] / rank Sigma_f * kappa_*^2(D Sigma_i D^T) E_i(pre)."""
+    r"""$\|\operatorname{SVD}_r(M) - M\|_F^2 \le \frac{0 \vee (\operatorname{rank}\Sigma_f -
+    r)}{\operatorname{rank}\Sigma_f}\,\kappa_*^2(D\Sigma_i D^\top)\,\mathcal E_i(\text{pre})$.
+    """
     bound = _missed_share(layer) * cond_sq(layer.Z @ layer.Z.T) * layer.pretrained.train_risk
     return tail_sq(layer.population.M, layer.r), bound

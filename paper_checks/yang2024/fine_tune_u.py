@@ -7,13 +7,13 @@ from linnet.trials import Layer, claim, ratio, sq
     "yang2024/fine-tune-u",
     setting=Layer,
     relation="==",
-    source="yang2024, Sec. 4.1, similar conclusions for U",
+    source="yang2024, Sec. 4.1, similar conclusions for $U$",
 )
 def closed_form_of_the_columns(layer):
-    """With V = V_C fixed, the least-norm minimiser over U has U V_C^T = upper^+ D Sigma lower^T V_C
-    (V_C^T lower Sigma lower^T V_C)^+ V_C^T: the risk's gradient on the columns is zero there, and U lies in the
-    row space of upper on one side and in the range of V_C^T lower Sigma lower^T V_C on the other, so that none is
-    shorter.
+    r"""With $V = V_C$ fixed, the least-norm minimiser over $U$ has $U V_C^\top = \overline W^+ D\Sigma\underline
+    W^\top V_C(V_C^\top\underline W\Sigma\underline W^\top V_C)^+ V_C^\top$: the risk's gradient on the columns is zero
+    there, and $U$ lies in the row space of $\overline W$ on one side and in the range of
+    $V_C^\top\underline W\Sigma\underline W^\top V_C$ on the other, so that none is shorter.
     """
     fit, V = layer.population, layer.V_C
     delta = layer.upper.pinv() @ fit.cross @ V @ (V.T @ fit.gram @ V).pinv() @ V.T
@@ -30,8 +30,9 @@ def closed_form_of_the_columns(layer):
     hypotheses=[Layer.no_covariate_shift, Layer.realisable, Layer.test_residual],
 )
 def columns_forget_little(layer):
-    """With |P_U (B_o - B_i) Sigma^(1/2) Pi_C|_F^2 <= epsilon^2 E_o(pre), Pi_C the projector on the row space of
-    V_C^T lower Sigma^(1/2): E_o(column S2FT) <= (1 + 3 epsilon^2) E_o(pre).
+    r"""With $\|P_U(B_o - B_i)\Sigma^{1/2}\Pi_C\|_F^2 \le \epsilon^2\,\mathcal E_o(\text{pre})$, $\Pi_C$ the projector
+    on the row space of $V_C^\top\underline W\Sigma^{1/2}$:
+    $\mathcal E_o(\text{column S2FT}) \le (1 + 3\epsilon^2)\,\mathcal E_o(\text{pre})$.
     """
     seen = layer.V_C.T @ layer.carried_i
     Pi_C = seen.pinv() @ seen

@@ -2,7 +2,7 @@
 
 from linnet.trials import Hypothesis, Layer, claim, rank, svd_r, tail_sq
 
-to_learn = Hypothesis("r <= rank(B_i - W)", lambda v: [(rank(v.D), ">=", v.r)])
+to_learn = Hypothesis(r"$r \le \operatorname{rank}(B_i - W)$", lambda v: [(rank(v.D), ">=", v.r)])
 
 
 @claim(
@@ -14,10 +14,11 @@ to_learn = Hypothesis("r <= rank(B_i - W)", lambda v: [(rank(v.D), ">=", v.r)])
     rescue=[to_learn],
 )
 def one_layer_on_white_inputs(layer):
-    """Among updates of rank exactly r the risk minimiser is SVD_r(B_i - W), and that of S2FT is
-    sum_{a in C} e_a e_a^T (B_i - W). (Where B_i - W has a lower rank than r, SVD_r has it too, and none of rank
-    exactly r is best; at a tie of the r-th and next singular values SVD_r is one of several, and does not count.)
-    The least risk of rank r is the sum of the squared singular values after the r-th.
+    r"""Among updates of rank exactly $r$ the risk minimiser is $\operatorname{SVD}_r(B_i - W)$, and that of S2FT is
+    $\sum_{a \in C} e_a e_a^\top(B_i - W)$. (Where $B_i - W$ has a lower rank than $r$, $\operatorname{SVD}_r$ has it
+    too, and none of rank exactly $r$ is best; at a tie of the $r$-th and next singular values $\operatorname{SVD}_r$
+    is one of several, and does not count.) The least risk of rank $r$ is the sum of the squared singular values after
+    the $r$-th.
     """
     truncated, chosen = svd_r(layer.D, layer.r), layer.U_C @ layer.U_C.T @ layer.D
     return [

@@ -22,8 +22,8 @@ def _narrowest(layer):
     replaced_by="linnet/layers-as-one",
 )
 def layers_regarded_as_one(layer):
-    """Several consecutive layers can be regarded as one. Read as: fully fine-tuning them all reaches the least risk
-    that fully fine-tuning their product as one layer does. Here for the block of all layers: the least risk of maps
-    of rank at most the narrowest width, against that of all maps, which is 0.
+    r"""Several consecutive layers can be regarded as one. Read as: fully fine-tuning them all reaches the least risk
+    that fully fine-tuning their product as one layer does. Here for the block of all layers: the least risk of maps of
+    rank at most the narrowest width, against that of all maps, which is $0$.
     """
     return tail_sq(layer.B_i @ layer.root_i, _narrowest(layer)), 0

@@ -5,9 +5,9 @@ from linnet.trials import Comparison, Layer, claim, sq
 
 @claim("yang2024/lemma-f12", setting=Layer, relation="==", source="yang2024, Lemma F.12")
 def s2ft_in_closed_form(layer):
-    """With U = U_C fixed, the least-norm minimiser of the empirical in-distribution risk over V has
-    U_C V^T = U_C (upper U_C)^+ D Sigma lower^T (root^2)^+, all of the sample; its excess risks in and out
-    of distribution follow. Tried against dense least squares over vec(V).
+    r"""With $U = U_C$ fixed, the least-norm minimiser of the empirical in-distribution risk over $V$ has
+    $U_C V^\top = U_C(\overline W U_C)^+ D\Sigma\underline W^\top(\mathrm{root}^2)^+$, all of the sample; its excess
+    risks in and out of distribution follow. Tried against dense least squares over $\operatorname{vec}(V)$.
     """
     fit = layer.sample
     chosen = layer.upper @ layer.U_C

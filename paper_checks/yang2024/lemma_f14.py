@@ -12,10 +12,11 @@ from linnet.trials import Layer, claim
     replaced_by="linnet/bias-order",
 )
 def biases_in_order(layer):
-    """Under F.4 with C containing C_0 and budget-matched s: E_i(full) <= (T_bias^LoRA)^2 <= (T_bias^S2FT)^2
-    <= E_i(full) + delta^2 kappa_*^2(upper) E_i(pre).
+    r"""Under F.4 with $C$ containing $C_0$ and budget-matched $s$: $\mathcal E_i(\text{full}) \le
+    (T_{\text{bias}}^{\text{LoRA}})^2 \le (T_{\text{bias}}^{\text{S2FT}})^2 \le \mathcal E_i(\text{full}) +
+    \delta^2\,\kappa_*^2(\overline W)\,\mathcal E_i(\text{pre})$.
 
-    delta is the least that F.4 allows, which C_0 = C attains: every other makes the last bound weaker.
+    $\delta$ is the least that F.4 allows, which $C_0 = C$ attains: every other makes the last bound weaker.
     """
     full, lora, s2ft = (m.train_risk for m in (layer.full_ft, layer.lora, layer.s2ft))
     return [

@@ -17,7 +17,9 @@ from linnet.trials import (
     where_positive,
 )
 
-NEAR = Hypothesis("|B - A|_op <= |A|_op", lambda v: [(op_norm(v.B_o - v.B_i), "<=", op_norm(v.B_i))])
+NEAR = Hypothesis(
+    r"$\|B - A\|_{\mathrm{op}} \le \|A\|_{\mathrm{op}}$", lambda v: [(op_norm(v.B_o - v.B_i), "<=", op_norm(v.B_i))]
+)
 
 
 def lesser(a, b):
@@ -40,13 +42,16 @@ def nearly_tied(t):
     "yang2024/lemma-g1",
     setting=Layer,
     relation="<=",
-    source="yang2024, Lemma G.1; the constant, 2 sqrt(2), by docs/proofs/truncation.md",
+    source=r"yang2024, Lemma G.1; the constant, $2\sqrt{2}$, as it is proved here",
+    proof="docs/proofs/truncation.md",
     hypotheses=[Layer.apart, NEAR],
     extremal=nearly_tied,
 )
 def truncations_of_neighbours(v):
-    """For |B - A|_op <= |A|_op and sigma_s(A) > sigma_(s+1)(A): |SVD_s(B) - SVD_s(A)|_F <~ (sigma_1(A)/sigma_s(A))^2
-    sigma_s(A)/(sigma_s(A) - sigma_(s+1)(A)) min(sqrt(s) |B - A|_op, |B - A|_F).
+    r"""For $\|B - A\|_{\mathrm{op}} \le \|A\|_{\mathrm{op}}$ and $\sigma_s(A) > \sigma_{s+1}(A)$:
+    $\|\operatorname{SVD}_s(B) - \operatorname{SVD}_s(A)\|_F \lesssim
+    (\sigma_1(A)/\sigma_s(A))^2\,\frac{\sigma_s(A)}{\sigma_s(A) - \sigma_{s+1}(A)}\min(\sqrt{s}\,\|B -
+    A\|_{\mathrm{op}}, \|B - A\|_F)$.
     """
     here, after = gap_after(v.B_i, v.r)
     off = v.B_o - v.B_i
@@ -62,12 +67,13 @@ LIKELY = [Sampled.likely, Sampled.many]
     "yang2024/lemma-g2",
     setting=Sampled,
     relation="<~",
-    source="yang2024, Lemma G.2, with t = 3: probability 1 - e^-3 = 0.95",
+    source="yang2024, Lemma G.2, with $t = 3$: probability $1 - e^{-3} = 0.95$",
     hypotheses=LIKELY,
 )
 def cross_moments_concentrate(v):
-    """|(1/n) sum z z'^T - E z z'^T|_op <~ |Sigma_z|_op^(1/2) |Sigma_z'|_op^(1/2) ((r_e(Sigma_z) + r_e(Sigma_z'))
-    (t + log(d + d'))/n)^(1/2) with probability 1 - e^-t; tried for z = x against z' = x, and against the noise.
+    r"""$\|\frac1n\sum z z'^\top - E\,z z'^\top\|_{\mathrm{op}} \lesssim
+    \|\Sigma_z\|_{\mathrm{op}}^{1/2}\,\|\Sigma_{z'}\|_{\mathrm{op}}^{1/2}\,((r_e(\Sigma_z) + r_e(\Sigma_{z'}))(t +
+    \log(d + d'))/n)^{1/2}$ with probability $1 - e^{-t}$; tried for $z = x$ against $z' = x$, and against the noise.
     """
     q, p = v.B_i.shape
     each = 1 / v.x.shape[1]
@@ -82,11 +88,18 @@ def cross_moments_concentrate(v):
 
 @claim("yang2024/lemma-g3", setting=Sampled, relation="<~", source="yang2024, Lemma G.3", hypotheses=LIKELY)
 def gram_root_and_cross_moments_of_the_sample(v):
-    """With rho^2 = r_e(root^2) log^2(n+p+q)/n: (30) |(root_n^2)^+ - (root^2)^+|_op <~ kappa_*^2(root) rho/
-    lambda_min^+(root^2); (31) |root_n - root|_op <~ kappa_*(root) |root|_op rho; (32) |root_n^+ - root^+|_op <~
-    kappa_*(root) rho/lambda_min^+(root); (33) |Phi^T (D_n Sigma_n - D Sigma) lower^T|_op <~ |root|_op sum_j
-    |K_j|_op^(1/2) ((r_e(Phi^T K_j Phi) + r_e(root^2)) log^2(n+p+q)/n)^(1/2) over K_j in {Sigma_eps, Sigma_f}, for
-    Phi Phi^T = P_U and = P_C.
+    r"""With $\rho^2 = r_e(\mathrm{root}^2)\log^2(n + p + q)/n$:
+
+    - (30) $\|(\mathrm{root}_n^2)^+ - (\mathrm{root}^2)^+\|_{\mathrm{op}} \lesssim
+      \kappa_*^2(\mathrm{root})\,\rho/\lambda_{\min}^+(\mathrm{root}^2)$;
+    - (31) $\|\mathrm{root}_n - \mathrm{root}\|_{\mathrm{op}} \lesssim
+      \kappa_*(\mathrm{root})\,\|\mathrm{root}\|_{\mathrm{op}}\,\rho$;
+    - (32) $\|\mathrm{root}_n^+ - \mathrm{root}^+\|_{\mathrm{op}} \lesssim
+      \kappa_*(\mathrm{root})\,\rho/\lambda_{\min}^+(\mathrm{root})$;
+    - (33) $\|\Phi^\top(D_n\Sigma_n - D\Sigma)\underline W^\top\|_{\mathrm{op}} \lesssim
+      \|\mathrm{root}\|_{\mathrm{op}}\sum_j\|K_j\|_{\mathrm{op}}^{1/2}\,((r_e(\Phi^\top K_j\Phi) +
+      r_e(\mathrm{root}^2))\log^2(n + p + q)/n)^{1/2}$ over $K_j \in \{\Sigma_\varepsilon, \Sigma_f\}$, for
+      $\Phi\Phi^\top = P_U$ and $= P_C$.
     """
     here, there = v.population, v.sample
     kappa, design = condition(here.root), effective_rank(here.gram)

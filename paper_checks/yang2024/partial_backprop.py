@@ -5,8 +5,8 @@ from linnet.trials import Layer, claim
 
 @claim("yang2024/partial-backprop", setting=Layer, relation="==", source="yang2024, Sec. 3.3")
 def gradient_from_the_selected_activations(layer):
-    """The gradient on the selected rows (columns), computed from the selected output gradients (activations) alone,
-    is that slice of the full gradient. Half the squared loss over a sample, G = upper^T (f(x) - y).
+    r"""The gradient on the selected rows (columns), computed from the selected output gradients (activations) alone,
+    is that slice of the full gradient. Half the squared loss over a sample, $G = \overline W^\top(f(x) - y)$.
     """
     U, V = layer.U_C, layer.V_C
     h = layer.lower @ layer.x

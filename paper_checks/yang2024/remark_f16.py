@@ -11,8 +11,8 @@ from linnet.trials import Layer, claim, sq
     hypotheses=[Layer.no_covariate_shift],
 )
 def s2ft_without_covariate_shift(layer):
-    """E_o(S2FT) <= E_o(pre) + 3 |P_C (B_o - B_i) Sigma^(1/2)|_F^2
-    + 3 |B_i Sigma^(1/2) (I - (lower Sigma^(1/2))^+ lower Sigma^(1/2))|_F^2.
+    r"""$\mathcal E_o(\text{S2FT}) \le \mathcal E_o(\text{pre}) + 3\|P_C(B_o - B_i)\Sigma^{1/2}\|_F^2 +
+    3\|B_i\Sigma^{1/2}(I - (\underline W\Sigma^{1/2})^+\,\underline W\Sigma^{1/2})\|_F^2$.
     """
     label = layer.P_C @ (layer.B_o - layer.B_i) @ layer.root_i
     unseen = layer.B_i @ layer.root_i @ (layer.I_p - layer.Pi)

@@ -3,7 +3,7 @@
 from linnet.trials import Comparison, Hypothesis, Layer, claim, sq
 
 all_channels = Hypothesis(
-    "all channels are trained: s = d_l",
+    r"all channels are trained: $s = d_\ell$",
     lambda v: [(v.s, "==", v.weight.shape[0])],
     shape=lambda z: len(z.channels) == z.widths[z.layer + 1],
 )
@@ -16,8 +16,9 @@ all_channels = Hypothesis(
     source="yang2024, Sec. 4.2, equivalent gradient",
 )
 def best_direction_within_the_channels(layer):
-    """argmin over G_V of |U_C G_V^T - G|_F^2 is G_V^T = U_C^T G, since U_C^T U_C = I: any other X is farther by
-    |X - U_C^T G|_F^2. G is the gradient of the risk; X = U_C^T times any matrix, here the weight of the layer.
+    r"""$\operatorname{argmin}_{G_V}\|U_C G_V^\top - G\|_F^2$ is $G_V^\top = U_C^\top G$, since $U_C^\top U_C = I$: any
+    other $X$ is farther by $\|X - U_C^\top G\|_F^2$. $G$ is the gradient of the risk; $X = U_C^\top$ times any matrix,
+    here the weight of the layer.
     """
     U, G = layer.U_C, layer.upper.T @ layer.population.cross
     best, other = U.T @ G, U.T @ layer.weight
@@ -36,8 +37,8 @@ def best_direction_within_the_channels(layer):
     replaced_by="linnet/one-step",
 )
 def direction_of_the_full_gradient(layer):
-    """S2FT thus keeps the optimal update direction: U_C U_C^T G is parallel to G, which means
-    that it is 0 or all of G. (Within the channels it is the best direction by its definition.)
+    r"""S2FT thus keeps the optimal update direction: $U_C U_C^\top G$ is parallel to $G$, which means that it is $0$
+    or all of $G$. (Within the channels it is the best direction by its definition.)
     """
     G = layer.upper.T @ layer.population.cross
     kept = layer.U_C @ (layer.U_C.T @ G)
@@ -48,14 +49,14 @@ def direction_of_the_full_gradient(layer):
     "yang2024/sec-4.2-update",
     setting=Layer,
     relation="==",
-    source="yang2024, Sec. 4.2, one step with V = 0 at the start",
+    source="yang2024, Sec. 4.2, one step with $V = 0$ at the start",
     rescue=[all_channels],
     replaced_by="linnet/one-step",
 )
 def one_step_of_s2ft(layer):
-    """With V = 0 and one gradient step of size eta = 1 on one input x: Delta f(x) = -eta G |x|^2, G = dloss/df, "since
-    U_C is an orthogonal matrix". G and x are any two vectors, here those of a sample; the gradient of V^T is
-    U_C^T G x^T.
+    r"""With $V = 0$ and one gradient step of size $\eta = 1$ on one input $x$: $\Delta f(x) = -\eta\,G\,\|x\|^2$,
+    $G = \partial\operatorname{loss}/\partial f$, "since $U_C$ is an orthogonal matrix". $G$ and $x$ are any two
+    vectors, here those of a sample; the gradient of $V^\top$ is $U_C^\top G x^\top$.
     """
     G, x = layer.one_gradient, layer.one_input
     step = -(layer.U_C @ (layer.U_C.T @ G @ x.T))

@@ -21,9 +21,10 @@ def braces(v, onto):
     hypotheses=[Sampled.likely, Sampled.many, Sampled.rank_reached, Sampled.gap],
 )
 def variance_of_lora(v):
-    """With high probability (T_var^LoRA)^2 <~ C_F^2 kappa_*^4(M) (r log^2(n+p+q)/n) { kappa_*^2(root) |Sigma_eps|_op
-    [r_e(P_U Sigma_eps P_U) + r_e(root^2)] + |Sigma_f|_op [kappa_*^2(root) r_e(P_U Sigma_f P_U) + kappa_*^6(root)
-    r_e(root^2)] }, with F.3 at its least C_F.
+    r"""With high probability $(T_{\text{var}}^{\text{LoRA}})^2 \lesssim C_F^2\,\kappa_*^4(M)\,\frac{r\log^2(n + p +
+    q)}{n}\,\{ \kappa_*^2(\mathrm{root})\,\|\Sigma_\varepsilon\|_{\mathrm{op}}\,[r_e(P_U\Sigma_\varepsilon P_U) +
+    r_e(\mathrm{root}^2)] + \|\Sigma_f\|_{\mathrm{op}}\,[\kappa_*^2(\mathrm{root})\,r_e(P_U\Sigma_f P_U) +
+    \kappa_*^6(\mathrm{root})\,r_e(\mathrm{root}^2)]\}$, with F.3 at its least $C_F$.
     """
     size = v.r * v.log_sq / v.n
     return v.variance("lora"), eigengap(v) ** 2 * condition(v.population.M) ** 4 * size * braces(v, v.P_U)
@@ -37,7 +38,9 @@ def variance_of_lora(v):
     hypotheses=[Sampled.likely, Sampled.many],
 )
 def variance_of_s2ft(v):
-    """With high probability (T_var^S2FT)^2 <~ (s log^2(n+p+q)/n) times the braces of Theorem F.10, P_C for P_U."""
+    r"""With high probability $(T_{\text{var}}^{\text{S2FT}})^2 \lesssim \frac{s\log^2(n + p + q)}{n}$ times the braces
+    of Theorem F.10, $P_C$ for $P_U$.
+    """
     return v.variance("s2ft"), v.s * v.log_sq / v.n * braces(v, v.P_C)
 
 
@@ -48,6 +51,8 @@ def variance_of_s2ft(v):
     source="yang2024, Theorem F.13, the bias",
 )
 def bias_of_s2ft(layer):
-    """(T_bias^S2FT)^2 <= |(P_U - P_C) Phi(Z)|_op^2 E_i(pre) + E_i(full), Phi(Z) the left singular basis of Z."""
+    r"""$(T_{\text{bias}}^{\text{S2FT}})^2 \le \|(P_U - P_C)\,\Phi(Z)\|_{\mathrm{op}}^2\,\mathcal E_i(\text{pre}) +
+    \mathcal E_i(\text{full})$, $\Phi(Z)$ the left singular basis of $Z$.
+    """
     lost = op_norm_sq((layer.P_U - layer.P_C) @ layer.Z.projector())
     return layer.s2ft.train_risk, lost * layer.pretrained.train_risk + layer.full_ft.train_risk

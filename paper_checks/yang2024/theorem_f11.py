@@ -47,13 +47,15 @@ def three_equal_terms(t):
     setting=Layer,
     relation="<=",
     source="yang2024, Theorem F.11, upper bound",
+    proof="docs/proofs/lora-out-of-distribution.md",
     hypotheses=[Layer.residual],
     extremal=three_equal_terms,
 )
 def lora_out_of_distribution_at_most(layer):
-    """E_o(LoRA) <~ |(I - P_U) B_o Sigma_o^(1/2)|_F^2 + |(B_o - B_i) Sigma_o^(1/2)|_F^2
-    + |(B_i - W)(Sigma_o^(1/2) - Sigma_i^(1/2) G)|_F^2 + |G|_op^2 T, on trial with the constant 3 that
-    docs/proofs/lora-out-of-distribution.md proves.
+    r"""$\mathcal E_o(\text{LoRA}) \lesssim \|(I - P_U) B_o\Sigma_o^{1/2}\|_F^2 + \|(B_o - B_i)\Sigma_o^{1/2}\|_F^2 +
+    \|(B_i - W)(\Sigma_o^{1/2} - \Sigma_i^{1/2} G)\|_F^2 + \|G\|_{\mathrm{op}}^2\,T$, on trial with the constant $3$,
+    which is proved. Here $T = \frac{0 \vee (\operatorname{rank}\Sigma_f -
+    r)}{\operatorname{rank}\Sigma_f}\,\kappa_*^2(\Sigma_f)\,\mathcal E_i(\text{pre})$.
     """
     terms = _unreached(layer, layer.B_o) + _label_shift(layer) + _moved_inputs(layer)
     return layer.lora.test_risk, 3 * (terms + op_norm_sq(layer.G) * _missed(layer))
@@ -63,13 +65,14 @@ def lora_out_of_distribution_at_most(layer):
     "yang2024/theorem-f11-lower",
     setting=Layer,
     relation=">=",
-    source="yang2024, Theorem F.11, lower bound, B = B_i",
+    source="yang2024, Theorem F.11, lower bound, $B = B_i$",
     hypotheses=[Layer.residual],
 )
 def lora_out_of_distribution_at_least(layer):
-    """For all eta in (0, 1): E_o(LoRA) >= (1 - eta) |(B_o - B_i) Sigma_o^(1/2)|_F^2 - 3 (1 / eta - 1)
-    [|(I - P_U) B_i Sigma_o^(1/2)|_F^2 + |(B_i - W)(Sigma_o^(1/2) - Sigma_i^(1/2) G)|_F^2 + |G|_op^2 T];
-    the supremum over eta, and 0, is max(0, a^(1/2) - (3 b)^(1/2))^2.
+    r"""For all $\eta \in (0, 1)$: $\mathcal E_o(\text{LoRA}) \ge (1 - \eta)\,\|(B_o - B_i)\Sigma_o^{1/2}\|_F^2 -
+    3(1/\eta - 1)\,[ \|(I - P_U) B_i\Sigma_o^{1/2}\|_F^2 + \|(B_i - W)(\Sigma_o^{1/2} - \Sigma_i^{1/2} G)\|_F^2 +
+    \|G\|_{\mathrm{op}}^2\,T]$; the supremum over $\eta$, and $0$, is $\max(0, a^{1/2} - (3b)^{1/2})^2$, $a$ the first
+    squared norm, $b$ the bracket, $T$ as in `yang2024/theorem-f11-upper`.
     """
     return layer.lora.test_risk, _at_least(layer, layer.B_i)
 
@@ -78,10 +81,10 @@ def lora_out_of_distribution_at_least(layer):
     "yang2024/theorem-f11-lower-test",
     setting=Layer,
     relation=">=",
-    source="yang2024, Theorem F.11, lower bound, B = B_o",
+    source="yang2024, Theorem F.11, lower bound, $B = B_o$",
     hypotheses=[Layer.residual],
     replaced_by="linnet/lora-out-of-distribution",
 )
 def lora_out_of_distribution_at_least_by_the_test_map(layer):
-    """The same with B_o in the place of the B whose superscript cannot be read."""
+    r"""The same as `yang2024/theorem-f11-lower` with $B_o$ in the place of the $B$ whose superscript cannot be read."""
     return layer.lora.test_risk, _at_least(layer, layer.B_o)

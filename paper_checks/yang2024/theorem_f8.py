@@ -14,7 +14,7 @@ UNDER_F5 = [Layer.no_covariate_shift, Layer.realisable, Layer.test_residual, Lay
     hypotheses=UNDER_F5,
 )
 def s2ft_forgets_little(layer):
-    """E_o(S2FT) <= (1 + 3 epsilon^2) E_o(pre)."""
+    r"""$\mathcal E_o(\text{S2FT}) \le (1 + 3\epsilon^2)\,\mathcal E_o(\text{pre})$."""
     return layer.s2ft.test_risk, (1 + 3 * layer.eps_sq) * layer.pretrained.test_risk
 
 
@@ -27,5 +27,5 @@ def s2ft_forgets_little(layer):
     replaced_by="linnet/lora-label-shift",
 )
 def lora_pays_the_label_shift(layer):
-    """E_o(LoRA) >= |(B_o - B_i) Sigma^(1/2)|_F^2."""
+    r"""$\mathcal E_o(\text{LoRA}) \ge \|(B_o - B_i)\Sigma^{1/2}\|_F^2$."""
     return layer.lora.test_risk, sq((layer.B_o - layer.B_i) @ layer.root_i)

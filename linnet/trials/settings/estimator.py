@@ -112,12 +112,14 @@ class EstimatorSetting(Setting):
     name = "estimator"
     kinds = KINDS
 
-    fewer = Hypothesis("k < d", lambda v: [(v.k, "<", v.d)], shape=lambda s: s.k < s.d)
+    fewer = Hypothesis("$k < d$", lambda v: [(v.k, "<", v.d)], shape=lambda s: s.k < s.d)
     both_gain = Hypothesis(
         "one more sample helps both", lambda v: [(v.benefit(False), ">", 0), (v.benefit(True), ">", 0)]
     )
     noiseless = Hypothesis(
-        "L*_H = 0: the class fits every point, without noise", lambda v: [(v.least_loss(), "==", 0)], impose="noiseless"
+        "$L^*_H = 0$: the class fits every point, without noise",
+        lambda v: [(v.least_loss(), "==", 0)],
+        impose="noiseless",
     )
 
     def random_shape(self, rng: np.random.Generator) -> EstimatorShape:

@@ -458,16 +458,16 @@ class LayerSetting(Setting):
     kinds: tuple[str, ...] = KINDS
 
     no_covariate_shift = Hypothesis(
-        "no covariate shift: Sigma_i = Sigma_o",
+        r"no covariate shift: $\Sigma_i = \Sigma_o$",
         lambda v: [(v.cov_o, "==", v.cov_i)],
         impose="no_covariate_shift",
     )
     realisable = Hypothesis(
-        "realisable: B_i = upper B lower for some B",
+        r"realisable: $B_i = \overline W B \underline W$ for some $B$",
         lambda v: [(v.upper @ v.upper.pinv() @ v.B_i @ v.lower.pinv() @ v.lower, "==", v.B_i)],
         impose="realisable",
     )
-    white = Hypothesis("Sigma_i = I", lambda v: [(v.cov_i, "==", v.I_p)], impose="white")
+    white = Hypothesis(r"$\Sigma_i = I$", lambda v: [(v.cov_i, "==", v.I_p)], impose="white")
     one_layer = Hypothesis(
         "the network has one layer",
         lambda v: [(len(v.weights), "==", 1)],
@@ -475,23 +475,25 @@ class LayerSetting(Setting):
     )
     residual = Hypothesis("the pre-trained risk in distribution is positive", lambda v: [(sq(v.Z), ">", 0)])
     test_residual = Hypothesis(
-        "F.5 with its least epsilon, which exists where E_o(pre) > 0", lambda v: [(v.pretrained.test_risk, ">", 0)]
+        r"F.5 with its least $\epsilon$, which exists where $\mathcal E_o(\text{pre}) > 0$",
+        lambda v: [(v.pretrained.test_risk, ">", 0)],
     )
     budgets_within_rank = Hypothesis(
-        "s <= rank Sigma_f and r <= rank Sigma_f", lambda v: [(rank(v.Z), ">=", v.s), (rank(v.Z), ">=", v.r)]
+        r"$s \le \operatorname{rank}\Sigma_f$ and $r \le \operatorname{rank}\Sigma_f$",
+        lambda v: [(rank(v.Z), ">=", v.s), (rank(v.Z), ">=", v.r)],
     )
-    sparse_channels = Hypothesis("F.4 with its least delta: C_0 = C")  # no restriction: it defines delta
+    sparse_channels = Hypothesis(r"F.4 with its least $\delta$: $C_0 = C$")  # no restriction: it defines delta
     apart = Hypothesis(
-        "sigma_s(A) > sigma_(s+1)(A), with A = B_i, B = B_o, s = r",
+        r"$\sigma_s(A) > \sigma_{s+1}(A)$, with $A = B_i$, $B = B_o$, $s = r$",
         lambda v: [(here, ">", after) for here, after in [gap_after(v.B_i, v.r)]],
     )
     budget_matched = Hypothesis(
-        "budget-matched sparsity: s = floor(r (d_l + d_{l-1}) / d_{l-1}), at most d_l",
+        r"budget-matched sparsity: $s = \lfloor r(d_\ell + d_{\ell-1})/d_{\ell-1}\rfloor$, at most $d_\ell$",
         lambda v: [(v.s, "==", _matched(v.r, *v.weight.shape))],
         shape=lambda z: len(z.channels) == _matched(z.rank, z.widths[z.layer + 1], z.widths[z.layer]),
     )
     equal_rank = Hypothesis(
-        "equal rank: s = r", lambda v: [(v.s, "==", v.r)], shape=lambda z: len(z.channels) == z.rank
+        "equal rank: $s = r$", lambda v: [(v.s, "==", v.r)], shape=lambda z: len(z.channels) == z.rank
     )
 
     def random_shape(self, rng: np.random.Generator) -> LayerShape:

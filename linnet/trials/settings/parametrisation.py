@@ -419,26 +419,30 @@ class ParametrisationSetting(Setting):
     name = "parametrisation"
     kinds = KINDS
 
-    fewer = Hypothesis("k < d", lambda v: [(v.k, "<", v.d)], shape=lambda s: s.k < s.d)
+    fewer = Hypothesis("$k < d$", lambda v: [(v.k, "<", v.d)], shape=lambda s: s.k < s.d)
     full_rank = Hypothesis(
-        "g has full rank: its Jacobian has rank k at every point of R^k", lambda v: v.g.full_rank(), shape=_full
+        r"$g$ has full rank: its Jacobian has rank $k$ at every point of $\mathbb R^k$",
+        lambda v: v.g.full_rank(),
+        shape=_full,
     )
     embedded = Hypothesis(
-        "g is P Phi with rank P = k, or the cubic with independent alpha, beta, N and s < 0",
+        r"$g$ is $P\Phi$, $\operatorname{rank} P = k$, or the cubic with independent $\alpha, \beta, N$ and $s < 0$",
         lambda v: v.g.embedded(),
         shape=lambda s: _full(s) and s.k + (s.kind == "curve") <= s.d,
     )
-    meeting = Hypothesis("g(Phi) = g(Phi')", lambda v: [(v.value, "==", v.other_value)], impose="meeting")
-    lora = Hypothesis("g(U, V) = U V^T", lambda v: [(v.kind == "lora", "==", 1)], shape=lambda s: s.kind == "lora")
+    meeting = Hypothesis(r"$g(\Phi) = g(\Phi')$", lambda v: [(v.value, "==", v.other_value)], impose="meeting")
+    lora = Hypothesis(
+        r"$g(U, V) = U V^\top$", lambda v: [(v.kind == "lora", "==", 1)], shape=lambda s: s.kind == "lora"
+    )
     full_factors = Hypothesis(
-        "U and V have full column rank r",
+        "$U$ and $V$ have full column rank $r$",
         lambda v: [(rank(v.U), "==", v.g.r), (rank(v.V), "==", v.g.r)],
         shape=lambda s: s.kind == "lora",
     )
-    loss = Hypothesis("the loss is grad^T theta + theta^T H theta / 2", impose="loss")
-    positive_definite = Hypothesis("H is positive definite", lambda v: [(rank(v.H), "==", v.d)])
+    loss = Hypothesis(r"the loss is $\nabla^\top\theta + \tfrac12\theta^\top H\theta$", impose="loss")
+    positive_definite = Hypothesis("$H$ is positive definite", lambda v: [(rank(v.H), "==", v.d)])
     stationary = Hypothesis(
-        "the gradient of the loss at theta_0 + g(Phi) is zero",
+        r"the gradient of the loss at $\theta_0 + g(\Phi)$ is zero",
         lambda v: [(sq(v.slope), "==", 0)],
         impose="stationary",
     )

@@ -112,12 +112,12 @@ class QuadraticSetting(Setting):
     name = "quadratic"
     kinds = KINDS
 
-    positive_definite = Hypothesis("H is positive definite", lambda v: [(rank(v.H), ">=", v.H.shape[0])])
-    perturbed = Hypothesis("eps is not zero", lambda v: [(sq(v.eps), ">", 0)])
+    positive_definite = Hypothesis("$H$ is positive definite", lambda v: [(rank(v.H), ">=", v.H.shape[0])])
+    perturbed = Hypothesis(r"$\epsilon$ is not zero", lambda v: [(sq(v.eps), ">", 0)])
     sloped = Hypothesis("the gradient is not zero", lambda v: [(sq(v.grad), ">", 0)])
-    perturbed_across = Hypothesis("eps_perp is not zero", lambda v: [(sq(v.eps_perp), ">", 0)])
+    perturbed_across = Hypothesis(r"$\epsilon_\perp$ is not zero", lambda v: [(sq(v.eps_perp), ">", 0)])
     minimiser_outside = Hypothesis(
-        "the full minimiser H^-1 (grad + eps) does not lie in the subspace",
+        r"the full minimiser $H^{-1}(\nabla + \epsilon)$ does not lie in the subspace",
         lambda v: [(sq(v.full_update - v.P @ (v.P.T @ v.full_update)), ">", 0)],
     )
     at_optimum = Hypothesis(
@@ -125,7 +125,7 @@ class QuadraticSetting(Setting):
     )
     two_updates = Hypothesis("two updates, first and second", impose="two_updates")  # no restriction: it adds them
     proper_subspace = Hypothesis(
-        "k < d: the subspace is not everything",
+        "$k < d$: the subspace is not everything",
         lambda v: [(v.P.shape[1], "<", v.P.shape[0])],
         shape=lambda s: s.k < s.d,
     )

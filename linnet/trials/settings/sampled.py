@@ -136,21 +136,23 @@ class SampledSetting(LayerSetting, Ladder):
     kinds = ("gaussian", "spectrum", "gaussian", "scaled", "orthogonal", "rank")
 
     likely = Hypothesis("with probability 0.95 over the sample")
-    per_problem = Hypothesis("the constant may depend on the problem, but not on n")
+    per_problem = Hypothesis("the constant may depend on the problem, but not on $n$")
     many = Hypothesis(
-        "F.2, the first two displays without kappa_*(Sigma_x): n is at least 4 times their right-hand sides",
+        r"F.2, the first two displays without $\kappa_*(\Sigma_x)$: $n$ is at least 4 times their right-hand sides",
         impose="many",
     )
-    from_the_dimension = Hypothesis("n >= 8 (p + q); x and noise Gaussian, bounded or a mixture")
+    from_the_dimension = Hypothesis(r"$n \ge 8(p + q)$; $x$ and noise Gaussian, bounded or a mixture")
     gaussian = Hypothesis(
-        "x Gaussian, the noise Gaussian and independent of it", shape=lambda s: s.law == "gaussian", impose="small"
+        "$x$ Gaussian, the noise Gaussian and independent of it", shape=lambda s: s.law == "gaussian", impose="small"
     )
     one_target = Hypothesis("one target", shape=lambda s: s.widths[-1] == 1)
     noisy = Hypothesis("there is noise", lambda v: [(trace(v.noise_cov), ">", 0)])
-    rank_reached = Hypothesis("r <= rank M: sigma_r(M) is positive", lambda v: [(rank(v.population.M), ">=", v.r)])
-    gap = Hypothesis("F.3 with its least C_F", lambda v: [(eigengap(v), ">", 0)])
+    rank_reached = Hypothesis(
+        r"$r \le \operatorname{rank} M$: $\sigma_r(M)$ is positive", lambda v: [(rank(v.population.M), ">=", v.r)]
+    )
+    gap = Hypothesis("F.3 with its least $C_F$", lambda v: [(eigengap(v), ">", 0)])
     tied = Hypothesis(
-        "one layer, x white, B_i - W the identity (of q rows and p columns), r below min(p, q)",
+        r"one layer, $x$ white, $B_i - W$ the identity (of $q$ rows and $p$ columns), $r$ below $\min(p, q)$",
         impose="tied",
         shape=lambda s: len(s.widths) == 2 and s.rank < min(s.widths),
     )
