@@ -6,10 +6,10 @@ Observed is averaged over the realisations, or taken at its 95 % quantile where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from linnet.trials.claim import ORDERS, Claim, Comparison, Hypothesis, Relation
 from linnet.trials.climb import LIMIT
 from linnet.trials.evaluate import evaluate
 from linnet.trials.settings.base import Ladder, Raw
+
+T = TypeVar("T")
 
 STEPS = 13
 """Sizes of a ladder, over two decades."""
@@ -344,25 +346,42 @@ def _confirm(runner: Runner, course: Course, replicates: int) -> Course | None:
 
 
 def _climb(runner: Runner, start: Course, steps: int, replicates: int) -> Course:
-    """Raise the ratio at the first size, by random changes of some entries."""
-    rng, best, length = runner.rng, start, 0.4
-    first = float(start.ratio[0])
+    """Raise the ratio at the first size."""
+
+    def ratio(point: Point) -> tuple[float, Course] | None:
+        found = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
+        if not found or not found[start.index].stated[0] > 0:
+            return None
+        return float(found[start.index].ratio[0]), found[start.index]
+
+    return _ascend(runner, start.point, (float(start.ratio[0]), start), ratio, steps)[1]
+
+
+def _ascend(
+    runner: Runner,
+    point: Point,
+    now: tuple[float, T],
+    height: Callable[[Point], tuple[float, T] | None],
+    steps: int,
+) -> tuple[float, T]:
+    """Climb by random changes of some entries; return the largest height and what came with it."""
+    rng, length = runner.rng, 0.4
     for _ in range(steps):
         raw = {}
-        for k, v in best.point.raw.items():
+        for k, v in point.raw.items():
             chosen = rng.random(v.shape) < rng.choice([0.2, 1.0])
             size = 0.1 + np.abs(v).max(initial=0)
             raw[k] = np.clip(v + chosen * length * size * rng.normal(size=v.shape), -LIMIT, LIMIT)
-        point = Point(best.point.shape, raw)
-        if not runner.admits(point):
+        near = Point(point.shape, raw)
+        if not runner.admits(near):
             continue
-        found = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
-        if found and found[start.index].stated[0] > 0 and found[start.index].ratio[0] > first:
-            best, first = found[start.index], float(found[start.index].ratio[0])
+        found = height(near)
+        if found is not None and found[0] > now[0]:
+            point, now = near, found
             length = min(1.0, 1.3 * length)
         else:
             length = max(0.02, 0.93 * length)
-    return best
+    return now
 
 
 def _plain(runner: Runner, wanted: int, replicates: int) -> Iterator[list[Course]]:
@@ -508,29 +527,82 @@ def _summary(runner: Runner, seen: Sequence[Course], broken: dict[str, Any] | No
     )
 
 
-def try_expectation(runner: Runner, ladders: int, replicates: int) -> Outcome:
-    """Hold means against what is stated, to their standard errors, at a few sizes of many instances."""
-    count, deviation, margin, constant, worst = 0, 0.0, -np.inf, 0.0, None
+@dataclass(frozen=True)
+class Mean:
+    """One comparison of means at one size of one instance."""
+
+    point: Point
+    index: int
+    n: int
+    measured: Measured
+
+
+def try_expectation(runner: Runner, ladders: int, replicates: int, steps: int) -> Outcome:
+    """Hold means against what is stated, to their standard errors: at three sizes of instances drawn, then climbing."""
+    seen: list[Mean] = []
     for point in runner.points(ladders):
-        for n in runner.sizes(point, STEPS)[::4]:
-            for j, m in enumerate(runner.measure(point, int(n), replicates) or ()):
-                if m.error > FINE * m.size or m.size <= ROUNDING * m.unit:
-                    continue
-                count += 1
-                if m.distance > deviation:
-                    deviation, worst = m.distance, point
-                margin = max(margin, m.off / m.size)
-                constant = max(constant, m.observed / m.stated if m.stated > 0 else 0.0)
-                if m.distance > STANDARD_ERRORS:
-                    again = runner.measure(point, int(n), 16 * replicates)
-                    if again and again[j].distance > CONFIRMED:
-                        course = _course(point, j, np.array([float(n)]), [again[j]])
-                        broken = record(runner, [course], 16 * replicates)
-                        return Outcome(
-                            count, runner.realisations, constant, broken,
-                            deviation=again[j].distance, margin=margin, worst=point,
-                        )  # fmt: skip
-    return Outcome(count, runner.realisations, constant, deviation=deviation, margin=margin, worst=worst)
+        for n in runner.sizes(point, STEPS)[::6]:
+            for found in _means(runner, point, int(n), replicates):
+                seen.append(found)
+                if broken := _off(runner, found, replicates):
+                    return _expectation(runner, [*seen, broken], _record_of_mean(runner, broken, replicates))
+    # Each comparison from where it is farthest off, of those that can still be missed by luck.
+    farthest: dict[tuple[int, int], Mean] = {}
+    for found in seen:
+        key = id(found.point.raw), found.index
+        if key not in farthest or found.measured.distance > farthest[key].measured.distance:
+            farthest[key] = found
+    for start in sorted(farthest.values(), key=lambda m: -m.measured.distance)[: max(2, ladders // 8)]:
+
+        def distance(point: Point, start: Mean = start) -> tuple[float, Mean] | None:
+            n = int(runner.sizes(point, STEPS)[0])
+            here = [m for m in _means(runner, point, n, replicates) if m.index == start.index]
+            return (here[0].measured.distance, here[0]) if here else None
+
+        top = _ascend(runner, start.point, (start.measured.distance, start), distance, steps)[1]
+        seen.append(top)
+        if broken := _off(runner, top, replicates):
+            return _expectation(runner, [*seen, broken], _record_of_mean(runner, broken, replicates))
+    return _expectation(runner, seen, None)
+
+
+def _means(runner: Runner, point: Point, n: int, replicates: int) -> Iterator[Mean]:
+    """Yield the comparisons whose means are known well enough to decide something."""
+    for j, m in enumerate(runner.measure(point, n, replicates) or ()):
+        if m.error <= FINE * m.size and m.size > ROUNDING * m.unit:
+            yield Mean(point, j, n, m)
+
+
+def _off(runner: Runner, found: Mean, replicates: int) -> Mean | None:
+    """Return a mean that is off, measured again: on 16 times as many fresh realisations it must be off by more."""
+    if found.measured.distance <= STANDARD_ERRORS:
+        return None
+    again = runner.measure(found.point, found.n, 16 * replicates)
+    if not again or again[found.index].distance <= CONFIRMED:
+        return None
+    return replace(found, measured=again[found.index])
+
+
+def _record_of_mean(runner: Runner, found: Mean, replicates: int) -> dict[str, Any]:
+    """Write down a mean that contradicts a claim."""
+    course = _course(found.point, found.index, np.array([float(found.n)]), [found.measured])
+    return record(runner, [course], 16 * replicates)
+
+
+def _expectation(runner: Runner, seen: Sequence[Mean], broken: dict[str, Any] | None) -> Outcome:
+    if not seen:
+        return Outcome(0, runner.realisations, 0.0, broken, deviation=0.0, margin=-np.inf)
+    worst = seen[-1] if broken else max(seen, key=lambda m: m.measured.distance)
+    ratios = [m.measured.observed / m.measured.stated for m in seen if m.measured.stated > 0]
+    return Outcome(
+        len(seen),
+        runner.realisations,
+        max(ratios, default=0.0),
+        broken,
+        deviation=worst.measured.distance,
+        margin=max(m.measured.off / m.measured.size for m in seen),
+        worst=worst.point,
+    )
 
 
 # --- certificates: what was fitted, and how to fit it again --------------------------------------

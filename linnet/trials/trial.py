@@ -30,8 +30,8 @@ DOUBT = 100 * SUSPECT
 ROUNDING = 1e-2
 """A violation in float64 above this is not rounding, even where a search for the worst rounding has ended."""
 
-EXPECTED = 64
-"""Means are taken over so many times more realisations than exponents are fitted with."""
+EXPECTED = 16
+"""Means are taken over so many times more realisations than exponents are fitted with, of twice as many instances."""
 
 TIGHT = 0.9
 """A bound whose worst ratio stays below this (or above its inverse, for lower bounds) is called loose."""
@@ -245,7 +245,7 @@ def _run_ladder(claim: Claim, budget: Budget, seed: int) -> Verdict:
         runner = rates.Runner(claim, hypotheses, _stream(claim, seed))
         if order:
             return rates.try_order(runner, budget.ladders, budget.replicates, 2 * budget.steps)
-        return rates.try_expectation(runner, budget.ladders, EXPECTED * budget.replicates)
+        return rates.try_expectation(runner, 2 * budget.ladders, EXPECTED * budget.replicates, budget.steps // 2)
 
     found = attempt(claim.hypotheses)
     record, holds_if = found.broken, []

@@ -159,9 +159,12 @@ class SampledSetting(LayerSetting, Ladder):
     learnable = Hypothesis("the layer reaches some of the residual", lambda v: [(sq(v.population.M), ">", 0)])
 
     def random_shape(self, rng: np.random.Generator) -> SampledShape:
-        depth = int(rng.choice([1, 2, 3], p=[0.3, 0.35, 0.35]))
-        widths = tuple(int(d) for d in rng.integers(1, 5, size=depth + 1))
-        shape = self._shape(widths, int(rng.integers(0, depth)), rng)
+        depth = int(rng.choice([1, 2, 3], p=[0.25, 0.4, 0.35]))
+        widths = [int(d) for d in rng.integers(1, 5, size=depth + 1)]
+        layer = int(rng.integers(0, depth))
+        if layer and rng.random() < 0.5:  # the layers below hide some of the input, which acts like noise
+            widths[0], widths[layer] = int(rng.integers(2, 5)), int(rng.integers(1, 3))
+        shape = self._shape(tuple(widths), layer, rng)
         law = str(rng.choice(LAWS))
         return SampledShape(**dataclasses.asdict(shape) | {"n": 1}, law=law)
 
