@@ -101,10 +101,11 @@ def test_the_library_knows_no_claim():
     assert not knowing
 
 
-def test_a_claim_file_imports_the_language_of_claims_and_nothing_else():
+def test_a_claim_file_imports_the_language_of_claims_and_at_most_a_family_of_another():
     files = sorted((ROOT / "paper_checks").rglob("*.py"))
     assert files
-    assert set().union(*(imported(path) for path in files)) == {"linnet.trials"}
+    known = set().union(*(imported(path) for path in files))
+    assert {name for name in known if not name.startswith("paper_checks.")} == {"linnet.trials"}
 
 
 def test_one_method_a_file():

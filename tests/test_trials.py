@@ -609,7 +609,7 @@ def test_what_has_no_value_has_none_in_any_function_of_it():
 
 
 def test_a_wrong_solver_is_not_cleared_by_exact_arithmetic(monkeypatch):
-    from linnet.trials.settings.layer import LayerView
+    from linnet.trials.views.layer import LayerView
 
     right = LayerView._library_delta
     monkeypatch.setattr(LayerView, "_library_delta", lambda self, fit, method: right(self, fit, method) * 1.001)

@@ -228,6 +228,8 @@ def _notes(console: Console, ledger: Mapping[str, Any]) -> None:
             say(f"{row['id']} is {row['verdict']}: {row['reason']}{nearest}")
         if row["replaced_by"]:
             say(f"{row['id']} is false; read {row['replaced_by']} in its place")
+        if row["sharper"]:
+            say(f"{row['id']} is loose; its sharp form is {row['sharper']}")
     for name, reason in ledger.get("failures", {}).items():
         print(f"linnet: {name} could not be tried: {reason}", file=sys.stderr)
 
@@ -244,6 +246,8 @@ def _show(console: Console, claim: Claim, row: Mapping[str, Any]) -> None:
     say(f"trial       {words.sentence(row)}")
     if row["replaced_by"]:
         say(f"instead     {row['replaced_by']}")
+    if row["sharper"]:
+        say(f"sharp form  {row['sharper']}")
     if claim.proof:
         say(f"proof       {claim.proof_file or f'{claim.proof}, which is not beside the claim'}", soft_wrap=True)
     c = row["certificate"]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, Self
 
@@ -21,6 +22,10 @@ from linnet.errors import ClaimError, IllPosedError
 
 Scalar = Any
 """A number of either arithmetic."""
+
+
+Instance = dict[str, Any]
+"""One instance in its natural terms: matrices by name, whole numbers, lists of whole numbers."""
 
 
 class UndefinedError(ClaimError):
@@ -435,6 +440,15 @@ class FloatMatrix(Matrix):
         if 0 < r < s.shape[-1]:  # a gap that is neither clear nor a tie decides nothing either
             tie |= (s[..., r - 1] - s[..., r] < CLEAR * s[..., 0]) & (s[..., r - 1] > CLEAR**2 * s[..., 0])
         return FloatMatrix(np.where((tie | ~self._has_value)[..., None, None], np.nan, out))
+
+
+def constant(like: Matrix, rows: Sequence[Sequence[float | Fraction]]) -> Matrix:
+    """Return a fixed matrix in the arithmetic of ``like``."""
+    if isinstance(like, FloatMatrix):
+        return FloatMatrix(np.asarray(rows, dtype=float))
+    from linnet.trials.exact import ExactMatrix
+
+    return ExactMatrix.of(rows)
 
 
 _doubts_count = contextvars.ContextVar("_doubts_count", default=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from linnet.errors import ClaimError, DataError, LinnetError
+from linnet.trials.algebra import Instance
 from linnet.trials.claim import Claim, Comparison
 from linnet.trials.exact import Exact, ExactMatrix
 from linnet.trials.judge import attains, bounds, judge
 from linnet.trials.settings import SETTINGS
-from linnet.trials.settings.base import Instance
 
 RATIONAL = re.compile(r"-?[0-9]{1,4000}(/[0-9]{1,4000})?")
 

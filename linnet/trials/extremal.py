@@ -10,11 +10,11 @@ from itertools import islice
 import numpy as np
 
 from linnet.errors import ClaimError
+from linnet.trials.algebra import Instance
 from linnet.trials.claim import Claim
 from linnet.trials.exact import Exact, InexactError
 from linnet.trials.judge import attains, bounds, judge
 from linnet.trials.search import Tally
-from linnet.trials.settings.base import Instance
 from linnet.trials.shrink import plainness, small_integers
 
 STEPS = (10, 10**2, 10**3, 10**4)

@@ -20,7 +20,7 @@ from linnet.trials.trial import BUDGETS, Verdict, run
 
 KEYS = (
     "id", "verdict", "relation", "instances", "margin", "ratio", "tight", "hypotheses", "holds_if",
-    "certificate", "replaced_by", "reason", "nearest", "fit", "ratios", "equalities", "exact", "cleared",
+    "certificate", "replaced_by", "sharper", "reason", "nearest", "fit", "ratios", "equalities", "exact", "cleared",
     "empty", "source", "worst", "histogram", "seconds",
 )  # fmt: skip
 """What a row of the ledger has, in this order."""

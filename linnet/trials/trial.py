@@ -93,6 +93,7 @@ class Verdict:
             more than rounding: how. nearest: id of its nearest sensible reading.
         ratios: of each bound, the worst ratio by random draws, by search, and along the claim's extremal family or
             at an exact case of equality.
+        sharper: of a bound that holds but is loose: id of the sharp form.
         equalities: exact instances at which bounds are attained.
         histogram: how many drawn and how many searched instances had a ratio (equalities: a margin) in each bin;
             an edge of None is infinite.
@@ -118,6 +119,7 @@ class Verdict:
     fit: dict[str, Any] | None = None
     ratios: list[dict[str, float]] | None = None
     equalities: list[dict[str, Any]] | None = None
+    sharper: str | None = None
     histogram: dict[str, Any] | None = None
     reason: str | None = None
     nearest: str | None = None
@@ -224,6 +226,7 @@ def _run(claim: Claim, budget: Budget, seed: int) -> Verdict:
         holds_if=holds_if,
         certificate=record,
         replaced_by=claim.replaced_by if verdict == "refuted" else None,
+        sharper=claim.replaced_by if verdict == "holds" and _is_tight(claim, ratio) is False else None,
         worst=None if t.worst is None else _describe(t.worst.shape, t.worst.raw),
         seconds=time.perf_counter() - started,
         source=claim.source,

@@ -32,16 +32,20 @@ def what_the_truncated_update_costs(v):
     r"""$\Delta^*$ of full fine-tuning, $\Delta_r$ its rank-$r$ truncation, $\epsilon$ the discarded energy:
     $\operatorname{loss}(\Delta_r) - \operatorname{loss}(\Delta^*) = \|\overline W(\Delta_r -
     \Delta^*)\,\mathrm{root}\|_F^2 \le \|\overline W\|_{\mathrm{op}}^2\,\|\mathrm{root}\|_{\mathrm{op}}^2\,\epsilon$:
-    in $\epsilon$, not in $\epsilon^{1/2}$. With LoRA of rank $r$ in the place of the truncation it is the discarded
-    energy of $M$, $\sum_{i>r}\sigma_i(M)^2$, and no more.
+    in $\epsilon$, not in $\epsilon^{1/2}$; and $\le
+    \frac12\,\|\nabla\operatorname{loss}(\Delta_r)\|_F\,\epsilon^{1/2}$, half of what eq. (36) says. With
+    LoRA of rank $r$ in the place of the truncation it is the discarded energy of $M$, $\sum_{i>r}\sigma_i(M)^2$, and
+    no more.
     """
     best, fit = v.full_ft.delta, v.population
     cut = svd_r(best, v.r)
     cost = fit.loss_drop(best) - fit.loss_drop(cut)
+    slope = 2 * (v.upper.T @ (v.upper @ cut @ fit.gram - fit.cross))
     lora = v.lora.train_risk - v.full_ft.train_risk
     return [
         (cost, "==", sq(v.upper @ (cut - best) @ fit.root)),
         (cost, op_norm_sq(v.upper) * op_norm_sq(fit.root) * tail_sq(best, v.r)),
+        (cost, sqrt(sq(slope) * tail_sq(best, v.r)) / 2),
         (lora, "==", tail_sq(fit.M, v.r)),
         (lora, cost),
     ]

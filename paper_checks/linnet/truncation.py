@@ -1,6 +1,7 @@
 """linnet/truncation: the sharp form of yang2024, Lemma G.1. Proof: docs/proofs/truncation.md."""
 
 from linnet.trials import Layer, claim, gap_after, inner, op_norm, sq, sqrt, svd_r
+from paper_checks.yang2024.lemma_g import nearly_tied
 
 
 @claim(
@@ -9,6 +10,7 @@ from linnet.trials import Layer, claim, gap_after, inner, op_norm, sq, sqrt, svd
     relation="<=",
     proof="docs/proofs/truncation.md",
     hypotheses=[Layer.apart],
+    extremal=nearly_tied,
 )
 def stability_of_truncation(v):
     r"""$\Delta = B - A$ of any size, $d = \|\operatorname{SVD}_s(B) - \operatorname{SVD}_s(A)\|_F$: $(1 -

@@ -64,6 +64,7 @@ def loss_of_the_truncated_update_by_smoothness(v):
     setting=Layer,
     relation="<=",
     source="liu2025, Theorem 3, its words, on the population",
+    replaced_by="linnet/rank-returns",
 )
 def gain_of_larger_ranks(v):
     r"""Beyond $r_c$ performance reaches a plateau: LoRA of any larger rank gains no more than $L\epsilon^{1/2}$ over
@@ -79,7 +80,7 @@ def gain_of_larger_ranks(v):
     relation="~",
     source="liu2025, eq. (37)",
     hypotheses=[Sampled.noisy, Sampled.learnable],
-    replaced_by="linnet/generalisation-gap",
+    replaced_by="linnet/lora-gap",
 )
 def gap_of_lora(v):
     r"""$\operatorname{loss}_{\text{test}}(W + \Delta_r) - \operatorname{loss}_{\text{train}}(W + \Delta_r)$ is

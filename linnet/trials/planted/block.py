@@ -1,9 +1,8 @@
 """Attention and feed-forward blocks, planted."""
 
-from linnet.trials.algebra import activate, hadamard, softmax, sq
+from linnet.trials.algebra import activate, constant, hadamard, softmax, sq
 from linnet.trials.claim import Comparison
 from linnet.trials.planted.base import false, true
-from linnet.trials.settings.base import constant
 from linnet.trials.settings.block import Block
 
 ATTENTION, MULTI_HEAD = Block.attention, (Block.attention, Block.multi_head)

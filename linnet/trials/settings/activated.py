@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from linnet.trials.algebra import Matrix, activate, op_norm_sq, sq, sqrt, where_positive
+from linnet.trials.algebra import Instance, Matrix, activate, op_norm_sq, sq, sqrt, where_positive
 from linnet.trials.claim import Hypothesis
-from linnet.trials.settings.base import KINDS, Instance, Raw, Setting, draw_matrices
+from linnet.trials.settings.base import KINDS, Raw, Setting, draw_matrices
 
 LIPSCHITZ: dict[str, Any] = {"identity": 1, "relu": 1, "leaky": 1, "tanh": 1, "gelu": Fraction(112890415, 10**8)}
 """The activations, with Lipschitz constants; GELU's is Phi(2^(1/2)) + 2^(1/2) phi(2^(1/2)), rounded up."""

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from linnet.errors import ClaimError
-from linnet.trials.algebra import FloatMatrix, Matrix
+from linnet.trials.algebra import FloatMatrix, Instance, Matrix
 
 Raw = dict[str, np.ndarray]
 """Free parameters of a batch of instances of one shape: name to array (count, ...)."""
 
 Factory = Callable[[Any], Matrix]
 """Turns the free parameters of one name into a matrix of either arithmetic."""
-
-Instance = dict[str, Any]
-"""One instance in its natural terms: matrices by name, whole numbers, lists of whole numbers."""
 
 
 class Setting(ABC):
@@ -177,12 +174,3 @@ def _draw(kind: str, count: int, m: int, n: int, rng: np.random.Generator) -> np
     if kind == "scaled":
         g *= 10.0 ** rng.uniform(-1.5, 1.5, size=(count, m, 1)) * 10.0 ** rng.uniform(-1.5, 1.5, size=(count, 1, n))
     return g
-
-
-def constant(like: Matrix, rows: Sequence[Sequence[float | Fraction]]) -> Matrix:
-    """Return a fixed matrix in the arithmetic of ``like``."""
-    if isinstance(like, FloatMatrix):
-        return FloatMatrix(np.asarray(rows, dtype=float))
-    from linnet.trials.exact import ExactMatrix
-
-    return ExactMatrix.of(rows)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from linnet.trials.algebra import Matrix, sq
+from linnet.trials.algebra import Instance, Matrix, constant, sq
 from linnet.trials.claim import Hypothesis
-from linnet.trials.settings.base import KINDS, Instance, Raw, Setting, constant, draw_matrices
+from linnet.trials.settings.base import KINDS, Raw, Setting, draw_matrices
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from linnet.trials.algebra import Matrix, rank, scalar, sq
+from linnet.trials.algebra import Instance, Matrix, constant, rank, scalar, sq
 from linnet.trials.claim import Hypothesis
 from linnet.trials.kronecker import Kronecker
-from linnet.trials.settings.base import KINDS, Instance, Raw, Setting, constant, draw_matrices
+from linnet.trials.settings.base import KINDS, Raw, Setting, draw_matrices
 
 
 @dataclass(frozen=True)

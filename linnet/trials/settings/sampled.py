@@ -12,8 +12,10 @@ import numpy as np
 
 from linnet.trials.algebra import (
     FloatMatrix,
+    Instance,
     Matrix,
     condition,
+    constant,
     effective_rank,
     gap_after,
     op_norm,
@@ -23,8 +25,9 @@ from linnet.trials.algebra import (
     trace,
 )
 from linnet.trials.claim import Hypothesis
-from linnet.trials.settings.base import Instance, Ladder, Raw, constant
-from linnet.trials.settings.layer import LayerSetting, LayerShape, LayerView, Solution
+from linnet.trials.settings.base import Ladder, Raw
+from linnet.trials.settings.layer import LayerSetting, LayerShape
+from linnet.trials.views.layer import LayerView, Solution
 
 LAWS = ("gaussian", "bounded", "mixture")
 """Laws of the whitened input and noise; see ``second_moments``."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from linnet.trials.algebra import Matrix
+from linnet.trials.algebra import Instance, Matrix
 from linnet.trials.claim import Hypothesis
-from linnet.trials.settings.base import Instance, Ladder, Raw
+from linnet.trials.settings.base import Ladder, Raw
 
 OPTIMISERS = ("gradient", "sign")
 """A plain gradient step; a step of the gradient's signs, which is Adam's first and stands for its size."""
