@@ -14,10 +14,10 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help verify page test lint bench readme constraints clean
+.PHONY: help verify page self-test test lint bench readme constraints clean
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' Makefile
 
 verify: $(VENV)/.verify ## Put every claim on trial, print the ledger, write figures/ledger.json and ledger.html
 	@mkdir -p figures
@@ -37,7 +37,10 @@ lint: $(VENV)/.test ## Check style, format and types
 bench: $(VENV)/.test ## Run the benchmarks one after the other
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(ONE_THREAD) $(BIN)/python $$file; done
 
-readme: $(VENV)/.verify ## Copy the verdicts of figures/ledger.json into README.md
+self-test: $(VENV)/.verify ## Try planted claims: are the false ones caught? Write figures/self-test.txt
+	COLUMNS=100 $(BIN)/linnet verify --self-test >figures/self-test.txt || { cat figures/self-test.txt; exit 1; }
+
+readme: $(VENV)/.verify ## Copy the verdicts and the last self-test from figures/ into README.md and docs/self-test.md
 	$(BIN)/python docs/verdicts.py
 
 # Resolved once for every platform and every Python from 3.11. The CUDA packages that torch lists on Linux are

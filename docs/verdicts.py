@@ -1,6 +1,6 @@
-"""Copy the verdicts of figures/ledger.json into README.md: ``make readme``.
+"""Copy the verdicts of figures/ledger.json into README.md, the last self-test into docs/self-test.md: ``make readme``.
 
-Only words are copied, no measured numbers: those differ in the last digits from machine to machine.
+Of verdicts only words are copied, no measured numbers: those differ in the last digits from machine to machine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from linnet.report.text import plain
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(?<=<!-- verdicts -->\n).*?(?=<!-- /verdicts -->)", re.DOTALL)
+PRINTED = re.compile(r"(?<=<!-- self-test -->\n).*?(?=<!-- /self-test -->)", re.DOTALL)
 
 
 def table(ledger: dict) -> str:
@@ -27,6 +28,8 @@ def table(ledger: dict) -> str:
             note = words.order(row)
         if row["replaced_by"]:
             note = f"read `{row['replaced_by']}` in its place"
+        if row["sharper"]:
+            note = f"loose; its sharp form is `{row['sharper']}`"
         cells = (f"`{row['id']}`", plain(row["source"]), row["verdict"], plain(note))
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
@@ -37,7 +40,15 @@ def updated(readme: str, ledger: dict) -> str:
     return BLOCK.sub(lambda _: table(ledger), readme)
 
 
+def tested(page: str, printed: str) -> str:
+    """Return the text of docs/self-test.md with what ``linnet verify --self-test`` printed."""
+    lines = "\n".join(line.rstrip() for line in printed.splitlines())
+    return PRINTED.sub(lambda _: f"```text\n{lines}\n```\n", page)
+
+
 if __name__ == "__main__":
+    page, printed = ROOT / "docs" / "self-test.md", ROOT / "figures" / "self-test.txt"
+    page.write_text(tested(page.read_text(encoding="utf-8"), printed.read_text(encoding="utf-8")), encoding="utf-8")
     path = ROOT / "README.md"
     ledger = json.loads((ROOT / "figures" / "ledger.json").read_text(encoding="utf-8"))
     path.write_text(updated(path.read_text(encoding="utf-8"), ledger), encoding="utf-8")
