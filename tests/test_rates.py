@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linnet.errors import ClaimError, DataError
-from linnet.trials import Estimator, Quadratic, Sampled, Wide, claim, sq, trace
+from linnet.trials import Estimator, Hypothesis, Quadratic, Sampled, Wide, claim, sq, trace
 from linnet.trials.certificate import check
 from linnet.trials.claim import installed_claims
 from linnet.trials.rates import Course, Point, _grows, slope
@@ -217,3 +217,82 @@ def test_every_order_has_its_words():
     for c in installed_claims().values():
         if c.relation in ("<~", "~"):
             assert c.setting in (Sampled, Wide), c.id
+
+
+GAUSSIAN = Hypothesis("the law is Gaussian", shape=lambda s: s.law == "gaussian")
+
+# --- records that no trial wrote, and what looks like growth -------------------------------------
+
+
+def test_a_ratio_that_rises_to_a_bound_in_the_dimension_is_not_refuted():
+    def bounded(v):
+        q, p = v.B_i.shape
+        return (p + q) / (p + q + 64) / v.n, 1 / v.n
+
+    assert run(make(bounded, "<~"), SMALL, 0).verdict == "rate"
+
+
+def test_a_ratio_that_grows_with_the_dimension_is_refuted_and_the_record_is_checked():
+    mine = make(lambda v: (sum(v.B_i.shape) / v.n, 1 / v.n), "<~")
+    verdict = run(mine, SMALL, 0)
+    assert verdict.verdict == "refuted"
+    assert "grows with the dimension" in check(json.loads(json.dumps(verdict.certificate)), {mine.id: mine})
+    forged = copy.deepcopy(verdict.certificate)
+    forged["courses"] = forged["courses"][:-1]
+    with pytest.raises(ClaimError, match="does not grow with these dimensions"):
+        check(forged, {mine.id: mine})
+
+
+def test_an_order_lost_in_noise_has_no_verdict():
+    """The gap of one realisation is of order n^(-1/2), its mean of order 1/n: 64 of them do not show it."""
+
+    def noisy(v):
+        return v.test_loss(v.sample.full_ft) - v.train_loss(v.sample.full_ft), v.n**-4.0
+
+    claim = make(noisy, "<~", hypotheses=[Sampled.noisy, Sampled.per_problem])
+    assert run(claim, SMALL, 0).verdict == "undecided"
+
+
+def record_of(claim, seed=0):
+    verdict = run(claim, SMALL, seed)
+    assert verdict.verdict == "refuted"
+    return json.loads(json.dumps(verdict.certificate))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r["courses"][0].update(sizes=r["courses"][0]["sizes"][:3]), "an exponent is fitted over more sizes"),
+        (lambda r: r["courses"][0].update(sizes=[4] * 13), "fewer than a trial takes"),
+        (lambda r: r.update(replicates=2), "fewer than a trial takes"),
+        (lambda r: r["courses"].append(r["courses"][0]), "its constant may depend on the problem"),
+        (lambda r: r["courses"][0]["shape"].update(law="bounded"), "the shape does not meet the hypotheses"),
+        (lambda r: r.update(along="dimension"), "an exponent is fitted over more sizes"),
+    ],
+)
+def test_a_record_that_no_trial_wrote_is_refused(change, said):
+    mine = make(lambda v: (v.variance("s2ft"), v.n**-1.5), "~", hypotheses=[Sampled.noisy, Sampled.learnable, GAUSSIAN])
+    record = record_of(mine)
+    change(record)
+    with pytest.raises(ClaimError, match=said):
+        check(record, {mine.id: mine})
+
+
+def test_unrelated_instances_are_no_ray():
+    mine = make(lambda v: (trace(v.cov_i) / v.n, 1 / v.n), "<~")
+    record = record_of(mine)
+    assert len(record["courses"]) == 6
+    assert "grows without bound" in check(record, {mine.id: mine})
+    record["courses"][2]["parameters"]["shift"][0][0] += 1.0
+    with pytest.raises(ClaimError, match="do not lie on a ray"):
+        check(record, {mine.id: mine})
+
+
+def test_a_sample_is_no_counterexample_to_an_expectation():
+    claim = installed_claims()["linnet/generalisation-gap"]
+    one = [["1"]]
+    instance = {"weights": [one], "layer": 0, "rank": 1, "channels": [0], "coef_train": one, "coef_test": one}
+    instance |= {"cov_train": one, "cov_test": one, "x": one, "noise": one, "noise_factor": one, "size": 3}
+    record = {"claim": claim.id, "setting": "sampled", "instance": instance}
+    with pytest.raises(ClaimError, match="the sample is random"):
+        check(record | {"observed": "1", "relation": "==", "stated": "2"}, {claim.id: claim})

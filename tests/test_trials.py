@@ -20,6 +20,7 @@ from linnet.trials import (
     Parametrisation,
     Quadratic,
     claim,
+    hadamard,
     rank,
     scalar,
     sq,
@@ -688,3 +689,16 @@ def test_a_family_outside_the_hypotheses_is_an_error_of_the_claim():
     mine = by_family(lambda v: (first_entry(v), sq(v.grad)), family(lambda t: 1 / t, pd=False))
     with pytest.raises(ClaimError, match="its extremal family at t = 10 is outside"):
         along_the_family(mine)
+
+
+def test_a_hypothesis_met_by_rounding_alone_does_not_clear_what_is_violated():
+    """W is orthogonal to rounding at most instances that a search reaches, and at none of them exactly."""
+    orthogonal = Hypothesis(
+        "W^T W = I", lambda v: [(v.weight.T @ v.weight, "==", v.weight.T.eye()), (v.weight.shape[0], "==", 2)]
+    )
+
+    def sides(v):
+        return sq(hadamard(v.weight, v.weight)), sq(v.weight)
+
+    nearly = make(sides, "==", Layer, [orthogonal])
+    assert run(nearly, BUDGETS["quick"], 0).verdict != "holds"

@@ -13,7 +13,7 @@ from linnet.errors import ClaimError
 from linnet.trials.algebra import Instance
 from linnet.trials.claim import Claim
 from linnet.trials.exact import Exact, InexactError
-from linnet.trials.judge import attains, bounds, judge
+from linnet.trials.judge import EQUAL, attains, bounds, judge
 from linnet.trials.search import Tally
 from linnet.trials.shrink import plainness, small_integers
 
@@ -23,13 +23,10 @@ STEPS = (10, 10**2, 10**3, 10**4)
 NEAR, JUDGED = 1e-9, 12
 """Distance of a ratio from 1 in float64 that asks for exact arithmetic; instances of one shape that get it."""
 
-EQUAL = ("<=", ">=")
-"""Relations that allow equality."""
-
 
 @dataclass(frozen=True)
 class Attained:
-    """What was found of each bound.
+    """What was found of each bound, by its place in the claim: how many there are may depend on the shape.
 
     Attributes:
         ratios: the ratio that comes closest along the claim's family, 1 where a case of equality is known.

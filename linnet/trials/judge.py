@@ -51,6 +51,10 @@ def judge(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis]) -> Judgemen
     return Judgement("unknown" if unsure else "met", reason="the sides agree to all digits computed" if unsure else "")
 
 
+EQUAL = ("<=", ">=")
+"""Relations of bounds that can be attained."""
+
+
 def bounds(claim: Claim, view: Any) -> list[Comparison]:
     """The comparisons whose ratios count: those by the relation that the claim is known by."""
     return [c for c in claim.comparisons(view) if c.relation == claim.relation]
@@ -59,7 +63,7 @@ def bounds(claim: Claim, view: Any) -> list[Comparison]:
 def attains(claim: Claim, instance: Any, index: int, hypotheses: Sequence[Hypothesis]) -> bool:
     """Whether a bound is, for certain, an equality of positive numbers at an instance that meets the claim."""
     view = claim.setting.view(instance)
-    if judge(claim, view, hypotheses).finding != "met":
+    if claim.relation not in EQUAL or judge(claim, view, hypotheses).finding != "met":
         return False
     found = bounds(claim, view)
     if not 0 <= index < len(found):
@@ -68,7 +72,7 @@ def attains(claim: Claim, instance: Any, index: int, hypotheses: Sequence[Hypoth
 
 
 AGREEMENT = 1e-60
-"""Sides whose difference is enclosed within this, relative to them, agree: sixty digits decide."""
+"""Sides whose difference is enclosed within this, relative to one plus them, agree: sixty digits decide."""
 
 
 def _certain(c: Comparison, strict: bool = False) -> bool | None:

@@ -44,9 +44,10 @@ instances drawn, or of plain ones.
 """
 
 
-SAME, FEW, WIDER = 8, 16, 0.15
+SAME, FEW, WIDER, LAST = 8, 16, 0.15, 0.9
 """At each dimension the ratios of so many instances are averaged, of so many realisations each; a ratio has no bound
-in the dimension if it grows with a power of it above the last, and no more slowly in the second half of the row.
+in the dimension if it grows with a power of it above the third, no more slowly in the second half of the row, and in
+its last step by no less than this share of the first one.
 """
 
 DIMENSION = "dimension"
@@ -69,6 +70,12 @@ LOST = 0.02
 """Share of realisations without a value in float64 from which a size does not count."""
 
 QUANTILE = 0.95
+
+UNCLEAR = 0.3
+"""A mean whose standard error is above this share of it says nothing of an order."""
+
+LEAST = 64
+"""Realisations at each size that a record of a fit must have, but for those in the dimension."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,12 @@ class Course:
     @property
     def is_nothing(self) -> bool:
         """Whether what is observed is no more than rounding at some size."""
-        return bool(np.any(self.observed <= TINY * self.unit))
+        return bool(np.any(np.abs(self.observed) <= TINY * self.unit))
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether the mean of what is observed, at some size, is not known well enough to have a logarithm."""
+        return bool(np.any((self.observed <= 0) | (self.error > UNCLEAR * self.observed)))
 
     def exponent(self) -> tuple[float, float]:
         """Exponent of what is observed in the size, and its standard error."""
@@ -278,15 +290,21 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
     """Fit exponents along ladders of many instances, climb to the largest ratio, and follow rays from there."""
     relation = runner.claim.relation
     seen: list[Course] = []
+    unclear = 0
     for point in runner.points(ladders):
         for course in runner.courses(point, runner.sizes(point, STEPS), replicates):
             if course.is_nothing:
                 continue  # no order to fit
+            if course.is_unclear:
+                unclear += 1
+                continue
             if np.any(course.stated <= 0):
                 return replace(_summary(runner, [course], None), broken=record(runner, [course], replicates))
             seen.append(course)
             if course.misses(relation) and (broken := _confirm(runner, course, replicates)):
                 return _summary(runner, [*seen, broken], record(runner, [broken], 4 * replicates))
+    if len(seen) < unclear:  # most of what was drawn was left out, and what is left was chosen by its noise
+        return Outcome(0, runner.realisations, 0.0)
     if not seen:
         return Outcome(0, runner.realisations, 0.0)
     worst = max(seen, key=lambda c: float(c.ratio.max()))
@@ -324,7 +342,8 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
 def _start_ratio(courses: Sequence[Course], index: int) -> float:
     """Ratio of one comparison at the first size; 0 where there is none."""
     course = courses[index]
-    return 0.0 if course.is_nothing or not course.stated[0] > 0 else float(course.ratio[0])
+    nothing = course.is_nothing or course.is_unclear or not course.stated[0] > 0
+    return 0.0 if nothing else float(course.ratio[0])
 
 
 def _confirm(runner: Runner, course: Course, replicates: int) -> Course | None:
@@ -333,7 +352,7 @@ def _confirm(runner: Runner, course: Course, replicates: int) -> Course | None:
     What looks like an exponent over two decades may be the way from one plateau to the next, which
     close singular values or little noise make long.
     """
-    last = None
+    last, looks = None, 0
     for further in runner.setting.onwards:
         sizes = np.unique(np.round(course.sizes * further))
         if sizes[-1] > LARGEST:
@@ -341,8 +360,8 @@ def _confirm(runner: Runner, course: Course, replicates: int) -> Course | None:
         again = runner.courses(course.point, sizes, 4 * replicates)
         if not again or again[course.index].is_nothing or not again[course.index].misses(runner.claim.relation):
             return None
-        last = again[course.index]
-    return last
+        last, looks = again[course.index], looks + 1
+    return last if looks >= min(2, len(runner.setting.onwards)) else None
 
 
 def _climb(runner: Runner, start: Course, steps: int, replicates: int) -> Course:
@@ -350,7 +369,7 @@ def _climb(runner: Runner, start: Course, steps: int, replicates: int) -> Course
 
     def ratio(point: Point) -> tuple[float, Course] | None:
         found = runner.courses(point, runner.sizes(point, STEPS)[:1], replicates)
-        if not found or not found[start.index].stated[0] > 0:
+        if not found or not _start_ratio(found, start.index) > 0:
             return None
         return float(found[start.index].ratio[0]), found[start.index]
 
@@ -440,7 +459,9 @@ def _keeps_growing(along: Sequence[Sequence[Sequence[Course]]], index: int) -> b
     half = len(means) // 2
     early, late = (means[half] - means[0]) / half, (means[-1] - means[half]) / (len(means) - 1 - half)
     power = float(np.polyfit(np.arange(len(means)), means, 1)[0])
-    return min(power, late) > WIDER and late > STEADY * early
+    # A ratio that rises to a bound slows down, if not by half of the row, then from its first step to its last.
+    steady = means[-1] - means[-2] > LAST * (means[1] - means[0])
+    return min(power, late) > WIDER and late > STEADY * early and steady
 
 
 def _even_courses(runner: Runner, shape: Any, replicates: int) -> list[Course]:
@@ -479,7 +500,7 @@ def _follow(
         growing = {
             i: [*found, courses[i]]
             for i, found in growing.items()
-            if courses and courses[i].ratio[0] > GROWTH * found[-1].ratio[0]
+            if courses and _start_ratio(courses, i) > GROWTH * found[-1].ratio[0]
         }
         if not growing:
             return []
@@ -651,14 +672,50 @@ def check_fit(found: Mapping[str, Any], claim: Claim, seed: int = 1) -> str:
             courses.append((point, np.asarray(row["sizes"])))
     except (KeyError, TypeError, ValueError, IndexError) as err:
         raise DataError(f"{claim.id}: not a record of a fit ({type(err).__name__}: {err})") from None
+    _require_honest(runner, courses, replicates, found.get("along") == DIMENSION)
     if found.get("along") == DIMENSION:
         return _grows_with_dimension(runner, [p.shape for p, _ in courses], index)
-    if not courses or not all(runner.admits(p) for p, _ in courses):
-        raise ClaimError(f"{claim.id}: the instance does not meet the hypotheses")
     again = [runner.courses(p, sizes, replicates) for p, sizes in courses]
     if not all(again):
         raise ClaimError(f"{claim.id}: what is observed has no value there")
     return _contradiction(claim, [c[index] for c in again])
+
+
+def _require_honest(runner: Runner, courses: Sequence[tuple[Point, np.ndarray]], replicates: int, wider: bool) -> None:
+    """Refuse a record that a trial could not have written."""
+    claim = runner.claim
+
+    def require(held: bool, what: str) -> None:
+        if not held:
+            raise ClaimError(f"{claim.id}: {what}")
+
+    meets = all(h.shape is None or h.shape(p.shape) for p, _ in courses for h in runner.hypotheses)
+    require(bool(courses) and meets, "the shape does not meet the hypotheses")
+    if not wider:
+        require(all(runner.admits(p) for p, _ in courses), "the instance does not meet the hypotheses")
+        first = all(len(z) and z.min() >= runner.sizes(p, STEPS)[0] for p, z in courses)
+        require(first and replicates >= LEAST, "the sizes or the realisations are fewer than a trial takes")
+    if claim.relation not in ORDERS:
+        require(len(courses) == 1 and not wider, "a mean is measured at one instance")
+    elif len(courses) == 1:
+        require(len(courses[0][1]) >= STEPS - 3 and not wider, "an exponent is fitted over more sizes")
+    else:
+        free = any(h is getattr(runner.setting, "per_problem", None) for h in runner.hypotheses)
+        require(claim.relation != "~" and not free, "its constant may depend on the problem")
+        require(wider or _is_ray([p for p, _ in courses]), "the instances do not lie on a ray")
+
+
+def _is_ray(points: Sequence[Point]) -> bool:
+    """Whether points differ in one matrix, by multiples of one direction, and are as many as a ray has."""
+    first = points[0]
+    if len(points) != RAY + 1 or any(p.shape != first.shape for p in points):
+        return False
+    moved = [k for k, v in first.raw.items() if any((p.raw[k] != v).any() for p in points)]
+    if len(moved) != 1:
+        return False
+    off = np.array([(p.raw[moved[0]] - first.raw[moved[0]]).ravel() for p in points[1:]])
+    s = np.linalg.svd(off, compute_uv=False)
+    return len(s) < 2 or bool(s[1] <= ROUNDING * s[0])
 
 
 def _grows_with_dimension(runner: Runner, chain: Sequence[Any], index: int) -> str:

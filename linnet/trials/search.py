@@ -47,6 +47,7 @@ class Tally:
             suspects that were crowded out of ``suspects`` by worse ones.
         ratios: the worst ratio of each bound, beside suspects. suspected_ratio: the worst of all, suspects too.
         worst: the instance of the worst ratio (equalities: margin), suspects too.
+        comparisons: how many the claim makes, at most.
         drawing: whether what is looked at now was drawn, and not reached by a search.
         bins: how many ratios (equalities: margins) were found in each bin, drawn and searched apart.
     """
@@ -62,6 +63,7 @@ class Tally:
     suspects: list[Candidate] = field(default_factory=list)
     calm: float = -np.inf
     unjudged: float = -np.inf
+    comparisons: int = 0
     drawing: bool = False
     bins: dict[bool, np.ndarray] = field(default_factory=dict)
 
@@ -80,6 +82,7 @@ class Tally:
         batch = evaluate(self.claim, view, self.hypotheses, count)
         self.instances += int(batch.valid.sum())
         self.empty += int(batch.empty.sum())
+        self.comparisons = max(self.comparisons, len(batch.drives))
         if not batch.valid.any():
             return batch
         self._count(batch)

@@ -214,7 +214,7 @@ def _run(claim: Claim, budget: Budget, seed: int) -> Verdict:
         instances=t.instances,
         exact=found.exact,
         margin=_settled_margin(found, verdict),
-        cleared=len(t.suspects) - len(found.unknown) if verdict in ("holds", "holds-if") else 0,
+        cleared=len(found.cleared) if verdict in ("holds", "holds-if") else 0,
         ratio=ratio,
         tight=_is_tight(claim, ratio),
         ratios=ratios,
@@ -321,7 +321,9 @@ def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, see
     tally = Tally(claim, hypotheses)
     seen = draw(tally, budget.groups, budget.count, rng)
     drawn = tally.ratios.copy()
-    for focus, (shape, raw) in enumerate(_starts(claim, seen, budget.climbs, rng)):
+    # As many climbs as comparisons at least; those from the highest batch take the comparisons in turn too.
+    for j, (shape, raw) in enumerate(_starts(claim, seen, max(budget.climbs, tally.comparisons), rng)):
+        focus = j if j % 4 else j // 4
         climb(tally, shape, raw, budget.steps, budget.lineages, budget.offspring, focus, rng)
     exact, exact_hit = _exact_probe(tally, budget.exact, rng)
     hit = exact_hit
@@ -334,8 +336,8 @@ def _attempt(claim: Claim, hypotheses: Sequence[Hypothesis], budget: Budget, see
         finding = judge(claim, claim.setting.view(instance), hypotheses).finding
         if finding == "violated":
             hit = suspect
-        elif finding == "unknown":
-            unknown.append(suspect)
+        elif finding == "unknown" or (finding == "outside" and suspect.margin > ROUNDING):
+            unknown.append(suspect)  # a hypothesis met by rounding alone neither confirms nor clears what is so large
         elif finding == "met":
             cleared.append(suspect)
     if hit is None:

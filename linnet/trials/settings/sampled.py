@@ -153,7 +153,9 @@ class SampledSetting(LayerSetting, Ladder):
     rank_reached = Hypothesis(
         r"$r \le \operatorname{rank} M$: $\sigma_r(M)$ is positive", lambda v: [(rank(v.population.M), ">=", v.r)]
     )
-    gap = Hypothesis("F.3 with its least $C_F$", lambda v: [(eigengap(v), ">", 0)])
+    gap = Hypothesis(
+        "F.3 with its least $C_F$", lambda v: [(here, ">", after) for here, after in [gap_after(v.population.M, v.r)]]
+    )
     tied = Hypothesis(
         r"one layer, $x$ white, $B_i - W$ the identity (of $q$ rows and $p$ columns), $r$ below $\min(p, q)$",
         impose="tied",
@@ -253,6 +255,9 @@ class SampledSetting(LayerSetting, Ladder):
         out = view(roots, n)
         out.more = view(joined, n + 1)
         return out
+
+    def defects(self, instance: Instance) -> list[str]:
+        return ["an exact instance of it does not exist: the sample is random"]
 
     def shape_from(self, fields: dict[str, Any]) -> SampledShape:
         return SampledShape(**fields)
