@@ -141,7 +141,7 @@ def test_strict_relations_know_equality_apart():
     assert run(strict, TINY, 0).verdict == "holds"
     rescued = dataclasses.replace(make(lambda v: (sq(v.eps), 2 * sq(v.eps)), "<"), rescue=(Quadratic.perturbed,))
     verdict = run(rescued, TINY, 0)
-    assert (verdict.verdict, verdict.holds_if) == ("holds-if", ["eps is not zero"])
+    assert (verdict.verdict, verdict.holds_if) == ("holds-if", [Quadratic.perturbed.text])
     assert check(verdict.certificate, {rescued.id: rescued})
 
 
@@ -231,7 +231,7 @@ def test_verdicts_agree_with_proofs(id):
     assert (verdict.certificate is not None) == (verdict.verdict in ("refuted", "holds-if"))
     if verdict.verdict == "refuted":
         assert verdict.replaced_by in INSTALLED
-        assert EXPECTED.get(verdict.replaced_by, "holds") == "holds"
+        assert EXPECTED.get(verdict.replaced_by, "holds") in ("holds", "rate")
 
 
 def test_the_constant_of_theorem_f15_is_attained():

@@ -15,6 +15,5 @@ def gap_of_s2ft(v):
     \operatorname{tr}[P_C(\Sigma_\varepsilon + \Omega)]\,m\,(1/n + 1/(n - m - 1))$, $m$ the rank of $\mathrm{root}$:
     with all channels full fine-tuning's, of order $m/n$ and not $(m/n)^{1/2}$.
     """
-    tuned = v.sample.s2ft
     level = trace(v.P_C @ (v.noise_cov + v.Omega))
-    return v.test_loss(tuned) - v.train_loss(tuned), level * v.m * (1 / v.n + 1 / (v.n - v.m - 1))
+    return v.gap(v.sample.s2ft, beside=v.s2ft), level * v.m * (1 / v.n + 1 / (v.n - v.m - 1))

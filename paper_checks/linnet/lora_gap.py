@@ -3,11 +3,6 @@
 from linnet.trials import Sampled, claim
 
 
-def gap(v, tuned):
-    """Loss minus training loss."""
-    return v.test_loss(tuned) - v.train_loss(tuned)
-
-
 @claim(
     "linnet/lora-gap",
     setting=Sampled,
@@ -20,8 +15,7 @@ def gap_of_lora_at_an_eigengap(v):
     of LoRA of rank $r$ is $O(1/n)$, not of order $(r/n)^{1/2}$; the constant depends on the problem, through the
     eigengap too.
     """
-    # That of the population's solution has mean zero, and takes most of the noise with it.
-    return gap(v, v.sample.lora) - gap(v, v.population.lora), 1 / v.n
+    return v.gap(v.sample.lora, beside=v.lora), 1 / v.n
 
 
 @claim(
@@ -35,4 +29,7 @@ def gap_of_lora_at_a_tie(v):
     r"""If $\sigma_r(M) = \sigma_{r+1}(M) > 0$, the gap of `linnet/lora-gap` is of order $n^{-1/2}$: the training loss
     picks among many best updates the one that flatters the sample most.
     """
-    return gap(v, v.sample.lora), v.n**-0.5
+    # The population's solution is not unique. The mean of those that train coordinates is: r/k of all, the rest of none.
+    share = v.r / min(v.B_i.shape)
+    tuned = v.sample.lora
+    return (1 - share) * v.gap(tuned, beside=v.pretrained) + share * v.gap(tuned, beside=v.full_ft), v.n**-0.5

@@ -13,9 +13,7 @@ GAP = [
 
 def full_gap(v):
     """E[loss - training loss] of least squares over all d parameters, and (d/N)^(1/2)."""
-    tuned = v.sample.full_ft
-    d = v.weight.shape[1]
-    return v.test_loss(tuned) - v.train_loss(tuned), (d / v.n) ** 0.5
+    return v.gap(v.sample.full_ft, beside=v.full_ft), (v.weight.shape[1] / v.n) ** 0.5
 
 
 @claim("liu2025/eq-12", setting=Sampled, relation="<~", source="liu2025, eq. (12)", hypotheses=GAP)

@@ -86,8 +86,7 @@ def gap_of_lora(v):
     r"""$\operatorname{loss}_{\text{test}}(W + \Delta_r) - \operatorname{loss}_{\text{train}}(W + \Delta_r)$ is
     proportional to $(r/N)^{1/2}$, in expectation.
     """
-    tuned = v.sample.lora
-    return v.test_loss(tuned) - v.train_loss(tuned), (v.r / v.n) ** 0.5
+    return v.gap(v.sample.lora, beside=v.lora), (v.r / v.n) ** 0.5
 
 
 @claim(

@@ -116,6 +116,15 @@ class SampledView(LayerView):
         """Expected squared error in distribution, noise included."""
         return solution.train_risk + trace(self.noise_cov)
 
+    def gap(self, solution: Solution, beside: Solution) -> Any:
+        """Loss minus training loss, less the same of a solution that does not depend on the sample.
+
+        The latter has mean zero: in expectation nothing changes, but most of the noise, which would hide means of
+        order 1/n behind fluctuations of order n^(-1/2), is gone.
+        """
+        gaps = [self.test_loss(s) - self.train_loss(s) for s in (solution, beside)]
+        return gaps[0] - gaps[1]
+
     @cached_property
     def enough(self) -> Any:
         """The sample size that Assumption F.2 asks for, log^2(n + p + q) left out, its first two displays."""
