@@ -52,11 +52,15 @@ def read(path: Path) -> dict[str, Any]:
     """Return a ledger as ``linnet verify --json`` wrote it.
 
     Raises:
-        DataError: missing file, not JSON, or no ledger.
+        DataError: missing file, not JSON, no ledger, or one of another version.
     """
     content = load(path, "a ledger")
     if not isinstance(content, dict) or not isinstance(content.get("claims"), list):
         raise DataError(f"{path} is no ledger; give what linnet verify --json wrote")
+    rows = [r for r in content["claims"] if isinstance(r, dict)]
+    if missing := sorted({k for k in KEYS for r in rows if k not in r}):
+        what = ", ".join(missing)
+        raise DataError(f"{path} is no ledger of this version: it lacks {what}; run linnet verify again")
     return content
 
 

@@ -29,7 +29,7 @@ def gap_of_lora_at_a_tie(v):
     r"""If $\sigma_r(M) = \sigma_{r+1}(M) > 0$, the gap of `linnet/lora-gap` is of order $n^{-1/2}$: the training loss
     picks among many best updates the one that flatters the sample most.
     """
-    # The population's solution is not unique. The mean of those that train coordinates is: r/k of all, the rest of none.
+    # The population's solution is not unique; the mean of those that train coordinates is.
     share = v.r / min(v.B_i.shape)
     tuned = v.sample.lora
     return (1 - share) * v.gap(tuned, beside=v.pretrained) + share * v.gap(tuned, beside=v.full_ft), v.n**-0.5
