@@ -30,7 +30,7 @@ from linnet.trials import (
 )
 from linnet.trials import ledger as ledgers
 from linnet.trials.algebra import FloatMatrix
-from linnet.trials.certificate import certificate, check, read
+from linnet.trials.certificate import certificate, check, equality, read
 from linnet.trials.claim import claims_in_file, installed_claims, select
 from linnet.trials.extremal import along_the_family
 from linnet.trials.judge import judge
@@ -702,3 +702,13 @@ def test_a_hypothesis_met_by_rounding_alone_does_not_clear_what_is_violated():
 
     nearly = make(sides, "==", Layer, [orthogonal])
     assert run(nearly, BUDGETS["quick"], 0).verdict != "holds"
+
+
+def test_an_equality_is_no_bound_that_could_be_attained():
+    claim = INSTALLED["linnet/one-step"]
+    shape = next(s for s in claim.setting.small_shapes())
+    one = {k: np.ones((1, *mn)) for k, mn in claim.setting.parameters(shape).items()}
+    instance = claim.setting.exact_instance(shape, one, 0, ())
+    record = equality(claim, instance, 0, rescued=False)
+    with pytest.raises(ClaimError, match="is no equality of positive numbers"):
+        check(record, INSTALLED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import TextIOWrapper
@@ -38,7 +39,9 @@ def verify(names: Sequence[str], json: Path | None, html: Path | None, budget: s
     """Try claims, print the ledger, write it; return the exit code."""
     claims = select(names)
     with Outputs([path for path in (json, html) if path is not None]) as outputs:
+        began = time.monotonic()
         ledger = _try_with_progress(partial(select, names), claims, budget, seed, jobs).as_json()
+        took = time.monotonic() - began
         if json is not None:
             outputs.part(json).write_text(_text(ledger), encoding="utf-8")
         if html is not None:
@@ -46,6 +49,8 @@ def verify(names: Sequence[str], json: Path | None, html: Path | None, budget: s
         outputs.commit()
     console = _console()
     console.print(ledger_table(ledger))
+    instances = sum(row["instances"] for row in ledger["claims"])
+    console.print(f"{len(claims)} claims, {instances} instances, {took:.0f} s", highlight=False)
     _notes(console, ledger)
     return 1 if "failures" in ledger else 0
 
