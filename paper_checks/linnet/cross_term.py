@@ -1,6 +1,6 @@
 """linnet/cross-term: in place of liu2025, eq. (56). Proof: docs/proofs/quadratic.md."""
 
-from linnet.trials import Quadratic, claim, scalar
+from linnet.trials import Comparison, Quadratic, claim, scalar
 
 
 @claim(
@@ -18,4 +18,5 @@ def cross_term_is_bounded(quadratic):
     along, across = quadratic.eps_par, quadratic.eps_perp
     cross = scalar(along.T @ quadratic.H_inv @ across)
     excess = scalar(along.T @ quadratic.H_inv @ along) - scalar(along.T @ quadratic.H_sub_inv @ along)
-    return cross**2, excess * scalar(across.T @ quadratic.H_inv @ across)
+    whole = scalar(quadratic.eps.T @ quadratic.H_inv @ quadratic.eps)
+    return Comparison(cross**2, "<=", excess * scalar(across.T @ quadratic.H_inv @ across), scale=whole**2)

@@ -44,6 +44,11 @@ class LayerSetting(Setting):
         impose="realisable",
     )
     white = Hypothesis(r"$\Sigma_i = I$", lambda v: [(v.cov_i, "==", v.I_p)], impose="white")
+    sample_inside = Hypothesis(
+        r"the sample lies where the population does: the range of $\mathrm{root}_n$ within that of $\mathrm{root}$",
+        lambda v: [(v.population.gram.projector() @ v.sample.gram, "==", v.sample.gram)],
+        impose="sample_inside",
+    )
     one_layer = Hypothesis(
         "the network has one layer",
         lambda v: [(len(v.weights), "==", 1)],
@@ -161,7 +166,7 @@ class LayerSetting(Setting):
             "coef_test": coef_train + raw["shift"],
             "cov_train": cov_train,
             "cov_test": cov_train if "no_covariate_shift" in imposed else cov_test,
-            "x": raw["x"],
+            "x": cov_train @ raw["x"] if "sample_inside" in imposed else raw["x"],
             "noise": raw["noise"],
         }
 
