@@ -217,6 +217,12 @@ def test_an_address_of_any_letters_works(load):
     assert driver.execute_script("return document.querySelectorAll('script').length") == 1
 
 
+@pytest.mark.parametrize("size", [PHONE, LAPTOP])
+def test_the_table_is_seen_whole(load, size):
+    table = "const box = document.querySelector('.ledger').parentElement; return box.scrollWidth - box.clientWidth"
+    assert load("full", size=size).execute_script(table) <= 0
+
+
 @pytest.mark.parametrize(("name", "size"), [("full", PHONE), ("fresh", PHONE), ("fresh", LAPTOP)])
 def test_nothing_is_wider_than_the_screen(load, name, size):
     driver = load(name, size=size)

@@ -46,7 +46,8 @@ def order(row: Row) -> str:
 
 def sentence(row: Row) -> str:
     """Say in a sentence what a trial found."""
-    seen = f"{row['instances']} instances drawn and searched, {row['exact']} more decided exactly"
+    zero = f" ({row['empty']} of them 0 against 0)" if row["empty"] else ""
+    seen = f"{row['instances']} instances drawn and searched{zero}, {row['exact']} more decided exactly"
     cleared = f", {row['cleared']} suspects cleared exactly" if row["cleared"] else ""
     verdict = row["verdict"]
     if verdict == "ill-posed":
@@ -63,10 +64,9 @@ def sentence(row: Row) -> str:
         return f"violated in float64 (margin {row['margin']:.2g}), but at no exact instance; {seen}"
     by = "; ".join(", ".join(f"{r:.4g} {how}" for how, r in bound.items()) for bound in row["ratios"] or ())
     worst = "" if row["ratio"] is None else f", worst ratio {by}"
-    zero = f", {row['empty']} of them 0 against 0" if row["empty"] else ""
     if verdict == "holds-if":
-        return f"fails as printed; with the extra hypothesis no violation in {seen}{zero}{worst}{cleared}"
-    return f"no violation in {seen}{zero}{worst}, worst margin {row['margin']:.1e}{cleared}"
+        return f"fails as printed; with the extra hypothesis no violation in {seen}{worst}{cleared}"
+    return f"no violation in {seen}{worst}, worst margin {row['margin']:.1e}{cleared}"
 
 
 def _fitted(row: Row) -> str:
