@@ -50,7 +50,8 @@ def verify(names: Sequence[str], json: Path | None, html: Path | None, budget: s
     console = _console()
     console.print(ledger_table(ledger))
     instances = sum(row["instances"] for row in ledger["claims"])
-    console.print(f"{len(claims)} claims, {instances} instances, {took:.0f} s", highlight=False)
+    tried = "1 claim" if len(claims) == 1 else f"{len(claims)} claims"
+    console.print(f"{tried}, {instances} instances, {took:.0f} s", highlight=False)
     _notes(console, ledger)
     return 1 if "failures" in ledger else 0
 
