@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Self
@@ -293,16 +293,17 @@ class FloatMatrix(Matrix):
 
     __array_ufunc__ = None  # a NumPy scalar on the left must ask this class
 
-    def __init__(self, values: np.ndarray, size: np.ndarray | None = None) -> None:
+    def __init__(self, values: np.ndarray, size: Callable[[], np.ndarray] | None = None) -> None:
         self.values = values
-        self._size = size
+        self._size_of = size
 
-    @property
+    @cached_property
     def size(self) -> np.ndarray:
-        """Norms (Schatten 4) of the factors multiplied, of the terms added; its own norm if it was given."""
-        if self._size is None:
-            self._size = np.asarray(la.size(self.values))
-        return self._size
+        """Norms (Schatten 4) of the factors multiplied, of the terms added; its own norm if it was given.
+
+        Only decompositions ask for it: it is computed then.
+        """
+        return np.asarray(la.size(self.values) if self._size_of is None else self._size_of())
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -310,22 +311,22 @@ class FloatMatrix(Matrix):
 
     @property
     def T(self) -> FloatMatrix:
-        return FloatMatrix(la.mT(self.values), self.size)
+        return FloatMatrix(la.mT(self.values), lambda: self.size)
 
     def __matmul__(self, other: FloatMatrix) -> FloatMatrix:
         if isinstance(other, Structured):
             return NotImplemented
-        return FloatMatrix(self.values @ self._like(other, "@", 1, 0), self.size * other.size)
+        return FloatMatrix(self.values @ self._like(other, "@", 1, 0), lambda: self.size * other.size)
 
     def __add__(self, other: FloatMatrix) -> FloatMatrix:
         if isinstance(other, Structured):
             return NotImplemented
-        return FloatMatrix(self.values + self._like(other, "+"), self.size + other.size)
+        return FloatMatrix(self.values + self._like(other, "+"), lambda: self.size + other.size)
 
     def __sub__(self, other: FloatMatrix) -> FloatMatrix:
         if isinstance(other, Structured):
             return NotImplemented
-        return FloatMatrix(self.values - self._like(other, "-"), self.size + other.size)
+        return FloatMatrix(self.values - self._like(other, "-"), lambda: self.size + other.size)
 
     def _like(self, other: Any, operation: str, mine: int | None = None, its: int | None = None) -> np.ndarray:
         """Values of the other operand; NumPy would stretch shapes that do not fit."""
@@ -338,7 +339,7 @@ class FloatMatrix(Matrix):
 
     def __mul__(self, other: Scalar) -> FloatMatrix:
         factor = np.asarray(other, dtype=float)
-        return FloatMatrix(self.values * factor[..., None, None], self.size * np.abs(factor))
+        return FloatMatrix(self.values * factor[..., None, None], lambda: self.size * np.abs(factor))
 
     def pinv(self) -> FloatMatrix:
         parts = self._parts
@@ -367,7 +368,7 @@ class FloatMatrix(Matrix):
         parts = la.spectrum((safe + la.mT(safe)) / 2, scale=np.nan_to_num(self.size))
         size = np.sqrt(self.size)
         known = clear(np.sqrt(parts.values), size) & self._has_value
-        return FloatMatrix(np.where(known[..., None, None], parts.power(0.5), np.nan), size)
+        return FloatMatrix(np.where(known[..., None, None], parts.power(0.5), np.nan), lambda: size)
 
     def eye(self) -> FloatMatrix:
         return FloatMatrix(np.eye(self.shape[0]))
@@ -376,16 +377,16 @@ class FloatMatrix(Matrix):
         a, b = self.values, other.values
         out = a[..., :, None, :, None] * b[..., None, :, None, :]
         rows, columns = a.shape[-2] * b.shape[-2], a.shape[-1] * b.shape[-1]
-        return FloatMatrix(out.reshape(*out.shape[:-4], rows, columns), self.size * other.size)
+        return FloatMatrix(out.reshape(*out.shape[:-4], rows, columns), lambda: self.size * other.size)
 
     def reshape(self, rows: int, columns: int) -> FloatMatrix:
-        return FloatMatrix(self.values.reshape(*self.values.shape[:-2], rows, columns), self.size)
+        return FloatMatrix(self.values.reshape(*self.values.shape[:-2], rows, columns), lambda: self.size)
 
     def beside(self, other: FloatMatrix) -> FloatMatrix:
         left, right = self.values, self._like(other, "beside", 0, 0)
         batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
         parts = [np.broadcast_to(x, batch + x.shape[-2:]) for x in (left, right)]
-        return FloatMatrix(np.concatenate(parts, axis=-1), self.size + other.size)
+        return FloatMatrix(np.concatenate(parts, axis=-1), lambda: self.size + other.size)
 
     def sq(self) -> np.ndarray:
         return np.asarray(la.sq(self.values))
@@ -421,10 +422,10 @@ class FloatMatrix(Matrix):
                 "cos": lambda: np.cos(v),
                 "sin": lambda: np.sin(v),
             }[name]()
-        return FloatMatrix(out, None if name == "cos" else self.size)  # cos(0) = 1: not bounded by its argument
+        return FloatMatrix(out, None if name == "cos" else lambda: self.size)  # cos(0) = 1: not bounded by its argument
 
     def hadamard(self, other: FloatMatrix) -> FloatMatrix:
-        return FloatMatrix(self.values * self._like(other, "times, entrywise,"), self.size * other.size)
+        return FloatMatrix(self.values * self._like(other, "times, entrywise,"), lambda: self.size * other.size)
 
     def softmax(self, causal: bool = False) -> FloatMatrix:
         shown = np.tril(np.ones(self.shape, dtype=bool)) if causal else np.ones(self.shape, dtype=bool)

@@ -19,6 +19,12 @@ HYPOTHESIS_TOLERANCE = 1e-9
 SUSPECT = 1e-9
 """Margin in float64 from which an instance is a suspect; of a strict relation also at equality."""
 
+DOUBT = 100 * SUSPECT
+"""A violation in float64 above this that exact arithmetic can neither confirm nor clear leaves a claim undecided."""
+
+ROUNDING = 1e-2
+"""A violation in float64 above this is not rounding, even where a search for the worst rounding has ended."""
+
 SCALE_FLOOR = 1e-3
 """Sides smaller than this share of the instance's own scale are compared on that scale: below it, rounding rules."""
 

@@ -259,7 +259,8 @@ class Runner:
         """Measure each comparison at one size; None if it has no value there."""
         self.realisations += replicates
         with np.errstate(all="ignore"):
-            view = self.setting.at(point.shape, point.raw, self.imposed, n, replicates, self.rng)
+            known = self.base(point)
+            view = self.setting.at(point.shape, point.raw, self.imposed, n, replicates, self.rng, known)
             unit = float(np.max(view.scale))
             return self._summaries(self.claim.comparisons(view), unit, replicates)
 
@@ -318,18 +319,18 @@ def try_order(runner: Runner, ladders: int, replicates: int, steps: int) -> Outc
         climbed = [_climb(runner, start, steps, replicates) for start in mine[: max(1, ladders // 8)]]
         tops += climbed
         highest[index] = float(mine[0].ratio[0])
-        starts += [*climbed, *mine[: max(2, ladders // 8)]]
+        starts += [*climbed, *mine[: max(1, ladders // 8)]]
     # From what was climbed and drawn, and from plain instances: where all is near the limits of float64
     # already, little more has a value there.
     ray = _rays(runner, [c.point for c in starts], replicates, {i: BEYOND * most for i, most in highest.items()})
     if not ray:
-        plain = list(_plain(runner, max(4, ladders // 4), replicates))
+        plain = list(_plain(runner, max(2, ladders // 4), replicates))
         most = {i: max((_start_ratio(c, i) for c in plain), default=0.0) for i in highest}
         points = [courses[0].point for courses in plain]
         ray = _rays(runner, points, replicates, {i: BEYOND_PLAIN * m for i, m in most.items()})
     wider = not ray
     if wider:
-        ray = _wider(runner, max(2, ladders // 4), sorted(highest))
+        ray = _wider(runner, max(1, ladders // 4 - 1), sorted(highest))
     top = max(tops, key=lambda c: float(c.ratio[0]))
     constant = max(float(c.ratio.max()) for c in (worst, *tops, *ray))
     contradiction = record(runner, ray, FEW if wider else replicates) if ray else None
@@ -559,10 +560,10 @@ class Mean:
 
 
 def try_expectation(runner: Runner, ladders: int, replicates: int, steps: int) -> Outcome:
-    """Hold means against what is stated, to their standard errors: at three sizes of instances drawn, then climbing."""
+    """Hold means against what is stated, to their standard errors: at the ends of ladders drawn, then climbing."""
     seen: list[Mean] = []
     for point in runner.points(ladders):
-        for n in runner.sizes(point, STEPS)[::6]:
+        for n in runner.sizes(point, STEPS)[::12]:
             for found in _means(runner, point, int(n), replicates):
                 seen.append(found)
                 if broken := _off(runner, found, replicates):
@@ -589,7 +590,10 @@ def try_expectation(runner: Runner, ladders: int, replicates: int, steps: int) -
 
 def _means(runner: Runner, point: Point, n: int, replicates: int) -> Iterator[Mean]:
     """Yield the comparisons whose means are known well enough to decide something."""
-    for j, m in enumerate(runner.measure(point, n, replicates) or ()):
+    found = runner.measure(point, n, replicates) or []
+    if any(m.error > FINE * m.size and m.size > ROUNDING * m.unit for m in found):
+        found = runner.measure(point, n, 4 * replicates) or []
+    for j, m in enumerate(found):
         if m.error <= FINE * m.size and m.size > ROUNDING * m.unit:
             yield Mean(point, j, n, m)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from linnet.trials.claim import Claim, Hypothesis
-from linnet.trials.evaluate import Batch, evaluate
+from linnet.trials.evaluate import DOUBT, ROUNDING, Batch, evaluate
 from linnet.trials.settings.base import Raw
 
 KEPT, KEPT_OF_A_BATCH = 48, 8
@@ -44,7 +44,8 @@ class Tally:
     Attributes:
         instances, empty: how many counted, and how many of those had both sides zero.
         margin: largest margin. calm: largest that is below suspicion. unjudged: largest among the
-            suspects that were crowded out of ``suspects`` by worse ones.
+            suspects that were crowded out of ``suspects`` by worse ones. doubtful: whether one of those is too large
+            to be rounding.
         ratios: the worst ratio of each bound, beside suspects. suspected_ratio: the worst of all, suspects too.
         worst: the instance of the worst ratio (equalities: margin), suspects too.
         comparisons: how many the claim makes, at most.
@@ -63,6 +64,7 @@ class Tally:
     suspects: list[Candidate] = field(default_factory=list)
     calm: float = -np.inf
     unjudged: float = -np.inf
+    doubtful: bool = False
     comparisons: int = 0
     drawing: bool = False
     bins: dict[bool, np.ndarray] = field(default_factory=dict)
@@ -101,9 +103,11 @@ class Tally:
         worst = np.argsort(-margin, kind="stable")[: int(batch.suspect.sum())]
         for i in worst[:KEPT_OF_A_BATCH]:  # what one batch brings is mostly of one kind: leave room for others
             self.suspects.append(self._candidate(shape, raw, batch, int(i)))
-        self.unjudged = max([self.unjudged, *margin[worst[KEPT_OF_A_BATCH:]]])
         self.suspects.sort(key=lambda c: (not c.drawn, -c.margin))
-        self.unjudged = max([self.unjudged, *(c.margin for c in self.suspects[KEPT:])])
+        crowded = [(float(m), self.drawing) for m in margin[worst[KEPT_OF_A_BATCH:]]]
+        crowded += [(c.margin, c.drawn) for c in self.suspects[KEPT:]]
+        self.unjudged = max([self.unjudged, *(m for m, _ in crowded)])
+        self.doubtful |= any(m > (DOUBT if drawn else ROUNDING) for m, drawn in crowded)
         del self.suspects[KEPT:]
         return batch
 

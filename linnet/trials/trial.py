@@ -15,7 +15,7 @@ from linnet.trials import rates
 from linnet.trials.certificate import certificate, equality
 from linnet.trials.claim import ORDERS, Claim, Hypothesis
 from linnet.trials.climb import climb
-from linnet.trials.evaluate import SUSPECT
+from linnet.trials.evaluate import DOUBT, ROUNDING
 from linnet.trials.extremal import Attained, along_the_family, cases_of_equality
 from linnet.trials.judge import judge
 from linnet.trials.search import Candidate, Tally, admitted_shape, draw
@@ -23,12 +23,6 @@ from linnet.trials.settings.base import Ladder, Raw
 from linnet.trials.shrink import smallest
 
 VerdictName = Literal["holds", "holds-if", "refuted", "rate", "ill-posed", "undecided"]
-
-DOUBT = 100 * SUSPECT
-"""A violation in float64 above this that exact arithmetic can neither confirm nor clear leaves a claim undecided."""
-
-ROUNDING = 1e-2
-"""A violation in float64 above this is not rounding, even where a search for the worst rounding has ended."""
 
 EXPECTED = 16
 """Means are taken over so many times more realisations than exponents are fitted with, of twice as many instances."""
@@ -64,7 +58,7 @@ class Budget:
     replicates: int = 64
 
 
-QUICK = Budget(groups=36, count=32, climbs=4, steps=20, lineages=8, offspring=12, exact=60, per_shape=96)
+QUICK = Budget(groups=24, count=48, climbs=4, steps=20, lineages=8, offspring=12, exact=48, per_shape=64)
 FULL = Budget(
     groups=120, count=64, climbs=12, steps=40, lineages=10, offspring=16, exact=240, per_shape=256,
     ladders=32, replicates=256,
@@ -200,7 +194,7 @@ def _run(claim: Claim, budget: Budget, seed: int) -> Verdict:
         verdict, record = "refuted", certificate(claim, family.broken)
     cases = {}
     if verdict in ("holds", "holds-if"):
-        cases = cases_of_equality(t, budget.exact // 4, budget.per_shape, _stream(claim, seed))
+        cases = cases_of_equality(t, budget.exact // 5, budget.per_shape, _stream(claim, seed))
     if verdict == "refuted":  # elsewhere suspects were cleared, or know nothing
         ratios = None
         ratio = float(t.suspected_ratio) if claim.relation != "==" and np.isfinite(t.suspected_ratio) else None
@@ -303,7 +297,8 @@ class _Attempt:
     @property
     def undecided(self) -> bool:
         """Whether some violation of a hundred times the threshold was neither confirmed nor cleared exactly."""
-        return max([self.tally.unjudged, *(c.margin for c in self.unknown)]) > DOUBT or self.disagreement is not None
+        unknown = any(c.margin > DOUBT for c in self.unknown)
+        return self.tally.doubtful or unknown or self.disagreement is not None
 
     @property
     def disagreement(self) -> float | None:

@@ -1,6 +1,6 @@
 """yang2024, Sec. 3.3: partial back-propagation."""
 
-from linnet.trials import Layer, claim
+from linnet.trials import Comparison, Layer, claim, sq, sqrt
 
 
 @claim("yang2024/partial-backprop", setting=Layer, relation="==", source="yang2024, Sec. 3.3")
@@ -12,4 +12,6 @@ def gradient_from_the_selected_activations(layer):
     h = layer.lower @ layer.x
     G = -(layer.upper.T @ (layer.D @ layer.x + layer.noise))
     full = G @ h.T
-    return [(U.T @ full, (U.T @ G) @ h.T), (full @ V, G @ (V.T @ h).T)]
+    size = sqrt(sq(layer.upper) * sq(layer.lower)) * layer.sample.energy
+    pairs = [(U.T @ full, (U.T @ G) @ h.T), (full @ V, G @ (V.T @ h).T)]
+    return [Comparison(a, "==", b, scale=size) for a, b in pairs]

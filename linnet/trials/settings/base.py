@@ -128,9 +128,19 @@ class Ladder(Setting):
 
     @abstractmethod
     def at(
-        self, shape: Any, raw: Raw, imposed: Collection[str], n: int, replicates: int, rng: np.random.Generator
+        self,
+        shape: Any,
+        raw: Raw,
+        imposed: Collection[str],
+        n: int,
+        replicates: int,
+        rng: np.random.Generator,
+        known: Any = None,
     ) -> Any:
-        """View ``replicates`` random realisations of one instance (batch of one) at one size."""
+        """View ``replicates`` random realisations of one instance (batch of one) at one size.
+
+        ``known`` is the view of the instance itself, if it is there already.
+        """
 
 
 def draw_matrices(sizes: dict[str, tuple[int, int]], kind: str, count: int, rng: np.random.Generator) -> Raw:

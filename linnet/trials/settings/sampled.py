@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Collection, Iterator
 from functools import cached_property
@@ -49,6 +50,10 @@ class SampledShape(LayerShape):
     law: str = "gaussian"
 
 
+OF_SAMPLE = ("sample", "least_squares_fit", "_first_sample", "one_input", "one_gradient")
+"""What a view computes, once, from its sample."""
+
+
 class SampledView(LayerView):
     """A layer problem and a batch of samples of size ``n``; the sample's moments are ``sample``.
 
@@ -65,8 +70,18 @@ class SampledView(LayerView):
     def __init__(self, instance: Instance) -> None:
         super().__init__(instance)
         self.n: int = instance["size"]
-        factor: Matrix = instance["noise_factor"]
-        self.noise_cov = factor @ factor.T
+        self.factor: Matrix = instance["factor"]
+        self.noise_factor: Matrix = instance["noise_factor"]
+        self.noise_cov = self.noise_factor @ self.noise_factor.T
+
+    def with_sample(self, x: Matrix, noise: Matrix, n: int) -> SampledView:
+        """Return the same problem facing another sample; what is known of the population already stays known."""
+        _ = self.population  # which keeps its own solutions: computed once, for all samples
+        out = copy.copy(self)
+        for name in OF_SAMPLE:
+            out.__dict__.pop(name, None)
+        out.x, out.noise, out.n = x, noise, n
+        return out
 
     @staticmethod
     def log(x: float) -> float:
@@ -246,10 +261,17 @@ class SampledSetting(LayerSetting, Ladder):
         return np.unique(np.round(np.geomspace(start, 100 * start, count)))
 
     def at(
-        self, shape: SampledShape, raw: Raw, imposed: Collection[str], n: int, replicates: int, rng: np.random.Generator
+        self,
+        shape: SampledShape,
+        raw: Raw,
+        imposed: Collection[str],
+        n: int,
+        replicates: int,
+        rng: np.random.Generator,
+        known: Any = None,
     ) -> SampledView:
-        instance = self.compose(shape, {k: FloatMatrix(v) for k, v in raw.items()}, imposed)
-        factor, noise = instance["factor"], instance["noise_factor"]
+        base: SampledView = self.float_view(shape, raw, imposed) if known is None else known
+        factor, noise = base.factor, base.noise_factor
         k, w = factor.shape[1], noise.shape[1]
         # Least squares sees a sample through its second moments alone: k + w columns with the same ones stand for it.
         roots = second_moments(shape.law, k, w, n, replicates, rng)
@@ -258,8 +280,7 @@ class SampledSetting(LayerSetting, Ladder):
 
         def view(columns: np.ndarray, size: int) -> SampledView:
             scaled = np.sqrt(columns.shape[-1]) * columns
-            x, e = FloatMatrix(scaled[:, :k]), FloatMatrix(scaled[:, k:])
-            return SampledView(instance | {"x": factor @ x, "noise": noise @ e, "size": size})
+            return base.with_sample(factor @ FloatMatrix(scaled[:, :k]), noise @ FloatMatrix(scaled[:, k:]), size)
 
         out = view(roots, n)
         out.more = view(joined, n + 1)

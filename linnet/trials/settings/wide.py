@@ -113,7 +113,14 @@ class WideSetting(Ladder):
         return np.unique(np.round(np.geomspace(16, 1600, count)))
 
     def at(
-        self, shape: WideShape, raw: Raw, imposed: Collection[str], n: int, replicates: int, rng: np.random.Generator
+        self,
+        shape: WideShape,
+        raw: Raw,
+        imposed: Collection[str],
+        n: int,
+        replicates: int,
+        rng: np.random.Generator,
+        known: Any = None,
     ) -> WideView:
         means = raw["means"][0, :, 0]
         x, g = (mean + rng.normal(size=(replicates, n)) for mean in means)
