@@ -119,9 +119,10 @@ def test_an_expectation_off_by_one_is_refuted_and_the_record_is_checked_again():
 
         return make(sides, "==", hypotheses=[Sampled.gaussian])
 
-    assert run(risk(1), SMALL, 3).verdict == "holds"
+    longer = dataclasses.replace(SMALL, ladders=16)
+    assert run(risk(1), longer, 3).verdict == "holds"
     wrong = risk(0)
-    record = run(wrong, SMALL, 3).certificate
+    record = run(wrong, longer, 3).certificate
     assert "standard errors" in check(record, {wrong.id: wrong})
     with pytest.raises(ClaimError, match="does not contradict"):
         check(record, {wrong.id: risk(1)})
