@@ -55,6 +55,9 @@ DIMENSION = "dimension"
 ROUNDING = 1e-10
 """Means that differ by less than this share of the instance's scale are equal."""
 
+DIGITS = 1e-12
+"""Means of values without any spread are equal if they differ by less than this share of themselves."""
+
 TINY = 1e-18
 """An observed square below this share of the instance's scale is rounding, squared."""
 
@@ -191,7 +194,7 @@ class Measured:
     @property
     def distance(self) -> float:
         """The same in standard errors, or where there are none in units of rounding."""
-        return self.off / max(self.error, ROUNDING * self.unit, 1e-300)
+        return self.off / max(self.error, ROUNDING * self.unit, DIGITS * self.size, 1e-300)
 
 
 def _course(point: Point, index: int, sizes: np.ndarray, found: Sequence[Measured]) -> Course:
