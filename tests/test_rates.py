@@ -13,7 +13,7 @@ from linnet.errors import ClaimError, DataError
 from linnet.trials import Estimator, Hypothesis, Quadratic, Sampled, Wide, claim, sq, trace
 from linnet.trials.certificate import check
 from linnet.trials.claim import installed_claims
-from linnet.trials.rates import Course, Point, _grows, slope
+from linnet.trials.rates import Course, Measured, Point, _grows, slope
 from linnet.trials.settings.estimator import EstimatorShape
 from linnet.trials.settings.quadratic import of_layer
 from linnet.trials.settings.sampled import LAWS, SampledShape, second_moments
@@ -297,3 +297,18 @@ def test_a_sample_is_no_counterexample_to_an_expectation():
     record = {"claim": claim.id, "setting": "sampled", "instance": instance}
     with pytest.raises(ClaimError, match="the sample is random"):
         check(record | {"observed": "1", "relation": "==", "stated": "2"}, {claim.id: claim})
+
+
+def test_means_without_spread_are_held_to_their_own_digits():
+    assert Measured(0.1 + 0.2, 0.0, 0.3, 0.0, "==").distance < 1
+    assert Measured(0.3001, 0.0, 0.3, 0.0, "==").distance > 1e6
+
+
+def test_another_sample_has_its_own_moments():
+    rng = np.random.default_rng(0)
+    shape = SampledShape((2, 2), 0, 1, (0,), 2, 2, 1, "gaussian")
+    view = Sampled.at(shape, Sampled.draw(shape, "gaussian", 1, rng), (), 20, 4, rng)
+    gram = view.sample.gram.values
+    other = view.with_sample(2 * view.x, view.noise, view.n)
+    assert other.sample.gram.values == pytest.approx(4 * gram)
+    assert other.population is view.population
