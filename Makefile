@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One thread a process: pytest and linnet run as many processes as there are processors.
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# Processes of make figures.
+JOBS := 2
 # The release that the tests run against; make constraints keeps it.
 TORCH := 2.13.0
 
@@ -14,7 +16,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help verify page self-test test lint bench readme constraints clean
+.PHONY: help verify page self-test figures redraw notebooks docs test lint bench readme constraints clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' Makefile
@@ -33,6 +35,24 @@ lint: $(VENV)/.test ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+figures: $(VENV)/.test ## Simulate every experiment from scratch and draw its figure: figures/NAME.pdf, .png, .md, .parquet
+	rm -rf build/sweeps
+	@set -e; for file in experiments/*.toml; do name=$$(basename $$file .toml); \
+		$(ONE_THREAD) $(BIN)/linnet sweep $$file --jobs $(JOBS) --out build/sweeps/$$name; \
+		cp build/sweeps/$$name/$$name.parquet figures/; \
+	done
+	@$(MAKE) --no-print-directory redraw
+
+redraw: $(VENV)/.test ## Draw every figure again from its stored table, figures/NAME.parquet
+	$(BIN)/linnet draw experiments/*.toml --tables figures --out figures
+
+notebooks: $(VENV)/.test ## Run every notebook from top to bottom and keep what it shows
+	@set -e; for file in notebooks/*.ipynb; do echo "== $$file"; \
+		$(ONE_THREAD) $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level WARN $$file; done
+
+docs: $(VENV)/.test ## Build the documentation as a site that needs no network: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.test ## Run the benchmarks one after the other
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(ONE_THREAD) $(BIN)/python $$file; done

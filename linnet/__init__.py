@@ -25,6 +25,7 @@ _HOME = {
     "expected_risk": "linnet.risk",
     "forgetting": "linnet.risk",
     "bias_variance": "linnet.risk",
+    "expectation": "linnet.finite_sample",
     "nearest_psd": "linnet._linalg",
     "LinnetError": "linnet.errors",
 }

@@ -108,6 +108,38 @@ def page(
     raise typer.Exit(verdicts.redraw(ledger, html, claims or []))
 
 
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="EXPERIMENT.toml: a study, what stays the same, what varies.")],
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; this one alone by default.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a dask scheduler, such as tcp://192.0.2.7:8786.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of journal and table; sweeps/NAME by default.")] = None,
+) -> None:
+    """Simulate every cell of a grid; killed and started again, it goes on where it was."""
+    from linnet.sweep.command import command
+
+    raise typer.Exit(command(file, jobs, scheduler, out))
+
+
+@app.command()
+def draw(
+    files: Annotated[list[Path], typer.Argument(help="EXPERIMENT.toml; EXPERIMENT.py beside it says how.")],
+    tables: Annotated[
+        Path | None, typer.Option(help="Folder of NAME.parquet, which linnet sweep wrote; sweeps/NAME by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of NAME.pdf, NAME.png and NAME.md.")] = Path("figures"),
+) -> None:
+    """Draw the figures of sweeps from their tables, without simulating anything again."""
+    from linnet.plots import draw_experiment
+
+    for file in files:
+        folder = Path("sweeps") / file.stem if tables is None else tables
+        for path in draw_experiment(file, folder / f"{file.stem}.parquet", out):
+            print(path)
+
+
 INTERRUPTED = 130
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """What typer raises for wrong usage; of click, which some versions of typer bring along under another name."""
@@ -120,7 +152,7 @@ def main() -> None:
         os.environ.setdefault(name, "1")
     try:
         code = app(prog_name="linnet", standalone_mode=False) or 0
-        if code == INTERRUPTED:  # typer has turned Ctrl-C into this
+        if code == INTERRUPTED and "sweep" not in sys.argv[1:2]:  # typer has turned Ctrl-C into this; sweeps say more
             print("linnet: interrupted; nothing was written", file=sys.stderr)
         sys.exit(code)
     except USAGE_ERROR as err:

@@ -143,7 +143,8 @@ class Moments(la.Record):
             xm, ym = xp.mean(x, axis=-2), xp.mean(y, axis=-2)
             centred, target = (x - xm[..., None, :]) / n**0.5, (y - ym[..., None, :]) / n**0.5
             basis, root = la.qr(centred)
-            seen = la.mT(basis) @ target
+            # Of collinear inputs Q has columns that they do not span: what the targets have there is no input's doing.
+            seen = la.factored(root).projected(la.mT(basis) @ target)
             spare = la.sq(target - basis @ seen)
         return cls._join(
             (
@@ -301,6 +302,61 @@ class Regression(la.Record):
         if here.intercept is not None:
             y = y + here.intercept[..., None, :]
         return la.mask_failed(x, here._failed), la.mask_failed(y, here._failed)
+
+    def sample_moments(self, n: int, *, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> Moments:
+        """Draw the second moments of ``n`` independent Gaussian samples, at a price that does not depend on n.
+
+        They are about zero and without means. Whitened inputs and noise, side by side, are n rows Q R with Q of
+        orthonormal columns; moments see R alone, whose entries are independent: chi on the diagonal, of one degree
+        of freedom less in every row, and standard normal above it.
+
+        Args:
+            n: number of samples.
+            rng: source of all randomness.
+            batch: leading axes before the task's own: as many independent samples.
+
+        Returns:
+            Moments in NumPy with leading axes ``batch`` and the task's, and with roots that nothing was squared for.
+
+        Raises:
+            ShapeError: n below 1, or ``batch`` holds no lengths.
+            ArgumentError: the task has a mean or an intercept.
+
+        Source: Bartlett's decomposition of a Wishart matrix, and its trapezoidal form below full rank.
+        """
+        la.require_rng(rng)
+        if not la.is_whole(n) or n < 1:
+            raise ShapeError(f"n = {n!r} samples; give a whole number, at least 1")
+        la.require_kind(batch, Sequence, "batch", "give a tuple of lengths, such as (100,)")
+        if not all(la.is_whole(b) and b >= 0 for b in batch):
+            raise ShapeError(f"batch {tuple(batch)}; give whole numbers >= 0")
+        if self.mean is not None or self.intercept is not None:
+            raise ArgumentError(
+                "moments are drawn about zero, and this task has a mean or an intercept; "
+                "draw data with sample(), or leave both out: Regression(coef, signal_cov, noise_cov)"
+            )
+        here = self.to(np)
+        q, p = here.coef.shape[-2:]
+        shape, rows = (*batch, *self.batch_shape), min(n, p + q)
+        r = np.triu(rng.normal(size=(*shape, rows, p + q)), 1)
+        i = np.arange(rows)
+        r[..., i, i] = np.sqrt(rng.chisquare(n - i, size=(*shape, rows)))
+        r /= np.sqrt(n)
+        # What the inputs do not have stands last, so that the columns of Q that they span stand first. On the
+        # others the noise is what no input explains.
+        has = np.any(here.root != 0, axis=-2)
+        order = np.argsort(~has, axis=-1, kind="stable")
+        has = np.take_along_axis(has, order, axis=-1)[..., None, : min(rows, p)]
+        root = np.take_along_axis(here.root, order[..., None, :], axis=-1) @ la.mT(r[..., : min(rows, p), :p])
+        noise = la.psd_root(here.noise_cov)[0] @ la.mT(r[..., p:])
+        along, beyond = noise[..., : min(rows, p)], noise[..., min(rows, p) :]
+        rest = np.concatenate([np.where(has, 0.0, along), beyond], axis=-1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is used
+            seen = here.coef @ root + np.where(has, along, 0.0)
+            second = root @ la.mT(root), seen @ la.mT(root), seen @ la.mT(seen) + rest @ la.mT(rest)
+        masked = [la.mask_failed(a, here._failed) for a in (*second, root, seen)]
+        status = np.broadcast_to(here.status, shape)
+        return Moments._join((*masked[:3], None, None, status, (masked[3], masked[4], la.sq(rest))), (int(n),))
 
     @classmethod
     def from_moments(cls, moments: Moments) -> Self:

@@ -12,17 +12,20 @@ LIBRARY = ROOT / "linnet"
 FLOORS = [
     {"errors"},
     {"_linalg"},
-    {"network", "task"},
+    {"network", "task", "datasets"},
     {"problem", "pretrain"},
     {"channels"},
     {"methods"},
     {"risk"},
+    {"finite_sample"},
     {"reference"},
     {"trials"},
     {"report", "compare"},
+    {"sweep"},
+    {"plots"},
     {"cli"},
 ]
-CORE, ABOVE = set().union(*FLOORS[:7]), set().union(*FLOORS[7:])
+CORE, ABOVE = set().union(*FLOORS[:8]), set().union(*FLOORS[8:])
 GUESTS = {"array_api_compat", "jax", "torch"}
 
 
@@ -106,6 +109,19 @@ def test_a_claim_file_imports_the_language_of_claims_and_at_most_a_family_of_ano
     assert files
     known = set().union(*(imported(path) for path in files))
     assert {name for name in known if not name.startswith("paper_checks.")} == {"linnet.trials"}
+
+
+def test_an_experiment_draws_with_what_is_there_for_all():
+    files = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.with_suffix(".toml").exists()]
+    assert files
+    known = {m for path in files for m in imported(path) if m.split(".")[0] in ("linnet", "experiments", "paper_checks")}
+    assert known == {"linnet.plots"}
+
+
+def test_one_study_a_file():
+    for path in sorted((LIBRARY / "sweep" / "studies").glob("[a-z]*.py")):
+        classes = [n for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)]
+        assert sum(any(ast.unparse(base) == "Study" for base in n.bases) for n in classes) == 1, path
 
 
 def test_one_method_a_file():

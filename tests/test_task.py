@@ -146,3 +146,14 @@ def test_an_input_that_cancels_leaves_the_bias_to_rescale(offset, unit):
     update = ln.IA3().solve(problem)
     np.testing.assert_allclose(update.bias, [3.0 * unit])
     assert problem.risk(update) < 1e-20 * unit**2
+
+
+def test_what_no_input_explains_of_collinear_data_is_spare(rng):
+    x = rng.normal(size=(30, 4))
+    x[:, 0], x[:, 2] = 3.0, 2 * x[:, 1]
+    y = rng.normal(size=(30, 3))
+    moments = ln.Moments.from_data(x, y)
+    best = ln.Regression.from_moments(moments)
+    net = ln.DeepLinearNetwork([best.coef], [best.intercept])
+    assert ln.excess_risk(net, moments) == pytest.approx(0, abs=1e-20)
+    assert ln.expected_risk(net, moments) == pytest.approx(np.mean(np.sum((y - net(x)) ** 2, axis=1)))

@@ -21,7 +21,7 @@ class Method(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Have every method refuse what is no layer problem, once for all."""
         super().__init_subclass__(**kwargs)
-        for name in ("solve", "n_parameters", "directions"):
+        for name in ("solve", "n_parameters", "directions", "ends"):
             if name in vars(cls):
                 setattr(cls, name, _of_a_problem(vars(cls)[name]))
 
@@ -37,6 +37,13 @@ class Method(ABC):
     @abstractmethod
     def n_parameters(self, problem: LayerProblem) -> int:
         """Return the number of trained parameters."""
+
+    def ends(self, problem: LayerProblem) -> tuple[Array, Array] | None:
+        """Return U (..., d_out, a) and V (..., d_in, b) such that the updates are U Phi V^T, all of Phi trained.
+
+        None where the method's updates have no such form. The norm that ``solve`` makes least is Phi's.
+        """
+        return None
 
     @classmethod
     def at_budget(cls, problem: LayerProblem, budget: int, rng: np.random.Generator) -> Iterator[tuple[str, Self]]:

@@ -78,6 +78,12 @@ class FrozenFactorLoRA(LinearMethod):
         factor = self._factor(problem)
         return factor.shape[-1] * (problem.d_in if self.left is not None else problem.d_out)
 
+    def ends(self, problem: LayerProblem) -> tuple[Array, Array]:
+        factor = self._factor(problem)
+        if self.left is not None:
+            return factor, la.eye(factor, problem.d_in)
+        return la.eye(factor, problem.d_out), factor
+
     def directions(self, problem: LayerProblem) -> Array:
         factor = self._factor(problem)
         if self.left is not None:  # phi = V^T, row-major

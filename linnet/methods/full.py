@@ -28,6 +28,9 @@ class FullFT(LinearMethod):
     def n_parameters(self, problem: LayerProblem) -> int:
         return problem.d_out * problem.d_in
 
+    def ends(self, problem: LayerProblem) -> tuple[Array, Array]:
+        return la.eye(problem.gram, problem.d_out), la.eye(problem.gram, problem.d_in)
+
     def directions(self, problem: LayerProblem) -> Array:
         return la.eye(problem.gram, problem.d_out * problem.d_in)
 

@@ -57,6 +57,9 @@ class S2FT(LinearMethod):
     def n_parameters(self, problem: LayerProblem) -> int:
         return self._selected(problem).n_parameters(problem)
 
+    def ends(self, problem: LayerProblem) -> tuple[Array, Array]:
+        return self._selected(problem).ends(problem)
+
     def directions(self, problem: LayerProblem) -> Array:
         return self._selected(problem).directions(problem)
 

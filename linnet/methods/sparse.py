@@ -42,12 +42,12 @@ class SparseFT(LinearMethod):
             raise ChannelError("the mask chooses no entry; choose at least one")
         object.__setattr__(self, "mask", mask)
 
-    def _entries(self, problem: LayerProblem) -> tuple[np.ndarray, np.ndarray, Array]:
-        """Rows and columns of all entries that any problem trains, and (..., k) which of them train them."""
+    def _entries(self, problem: LayerProblem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows and columns of the trained entries, (..., k), and which of them are; others fill up shorter lists."""
         la.require_shape(self.mask, "mask", (problem.d_out, problem.d_in))
-        union = self.mask.any(axis=tuple(range(self.mask.ndim - 2)))
-        i, j = np.nonzero(union)
-        return i, j, la.host_like(self.mask[..., i, j], problem.gram)
+        flat = self.mask.reshape(*self.mask.shape[:-2], -1)
+        chosen = np.argsort(~flat, axis=-1, kind="stable")[..., : self.n_parameters(problem)]
+        return chosen // problem.d_in, chosen % problem.d_in, np.take_along_axis(flat, chosen, axis=-1)
 
     def solve(self, problem: LayerProblem) -> Update:
         """Return the least-norm minimiser over the entries: each moves one column of upper by one row of root.
@@ -56,19 +56,27 @@ class SparseFT(LinearMethod):
             ShapeError: the mask does not fit the layer.
         """
         i, j, used = self._entries(problem)
-        above = problem.upper[..., :, i] * used[..., None, :]
         scale = problem.upper_scale * problem.reach_scale
-        seen = la.mT(problem.root[..., j, :])
+        if i.ndim == 1:
+            above, seen = problem.upper[..., :, i], la.mT(problem.root[..., j, :])
+            phi = la.rescaling(above, seen, problem.whitened, rtol=problem.rtol, scale=scale)
+            return finish(problem, _scatter(phi, i, j, (problem.d_out, problem.d_in)))
+        # Each problem has entries of its own: products with selections pick them, in any array library.
+        rows, columns = (
+            la.host_like((np.arange(size)[:, None] == at[..., None, :]) & used[..., None, :], problem.gram)
+            for size, at in ((problem.d_out, i), (problem.d_in, j))
+        )
+        above, seen = problem.upper @ rows, la.mT(problem.root) @ columns
         phi = la.rescaling(above, seen, problem.whitened, rtol=problem.rtol, scale=scale)
-        return finish(problem, _scatter(phi, i, j, (problem.d_out, problem.d_in)))
+        return finish(problem, (rows * phi[..., None, :]) @ la.mT(columns))
 
     def n_parameters(self, problem: LayerProblem) -> int:
         return int(self.mask.sum(axis=(-2, -1)).max())
 
     def directions(self, problem: LayerProblem) -> Array:
         i, j, used = self._entries(problem)
-        one_hot = np.arange(problem.d_out * problem.d_in)[:, None] == (i * problem.d_in + j)[None, :]
-        return la.host_like(one_hot, problem.gram) * used[..., None, :]
+        one_hot = np.arange(problem.d_out * problem.d_in)[:, None] == (i * problem.d_in + j)[..., None, :]
+        return la.host_like(one_hot & used[..., None, :], problem.gram)
 
     @classmethod
     def at_budget(cls, problem: LayerProblem, budget: int, rng: np.random.Generator) -> Iterator[tuple[str, Self]]:

@@ -41,6 +41,10 @@ class Subspace(LinearMethod):
         la.require_shape(basis, "basis", (problem.d_out * problem.d_in, "k"))
         return basis
 
+    def ends(self, problem: LayerProblem) -> tuple[Array, Array] | None:
+        basis = self.directions(problem)
+        return (la.eye(basis, 1), basis) if problem.d_out == 1 else None  # a layer of one output: delta = phi^T P^T
+
     def solve(self, problem: LayerProblem) -> Update:
         """Return the least-norm minimiser over phi, by the SVD of the design: (upper x root) P.
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,14 @@ def show(name: str, budget: str, seed: int) -> int:
         else:
             _show(console, claim, ledgers.row(verdict))
     return code
+
+
+def shown(claim: Claim, verdict: Verdict, width: int = 100) -> str:
+    """Return what ``linnet show`` prints of a claim and its verdict, in lines of ``width`` characters."""
+    # In a notebook rich would display what it is given, and write nothing to the file.
+    out = StringIO()
+    _show(Console(file=out, width=width, color_system=None, force_jupyter=False), claim, ledgers.row(verdict))
+    return out.getvalue()
 
 
 def certify(path: Path, claim_files: Sequence[Path]) -> int:

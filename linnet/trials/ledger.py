@@ -8,13 +8,14 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import linnet
-from linnet.errors import DataError
+from linnet.errors import ClaimError, DataError
 from linnet.trials.certificate import load
-from linnet.trials.claim import Claim
+from linnet.trials.claim import Claim, select
 from linnet.trials.settings.base import Ladder
 from linnet.trials.trial import BUDGETS, Verdict, run
 
@@ -62,6 +63,32 @@ def read(path: Path) -> dict[str, Any]:
         what = ", ".join(missing)
         raise DataError(f"{path} is no ledger of this version: it lacks {what}; run linnet verify again")
     return content
+
+
+def stored() -> Path | None:
+    """Return the path of the last full run's ledger, ``figures/ledger.json`` of a checkout; None where there is none.
+
+    It is looked for in the working folder and those above it, then beside the package.
+    """
+    here = Path.cwd()
+    roots = (here, *here.parents, Path(linnet.__file__).resolve().parent.parent)
+    return next((path for root in roots if (path := root / "figures" / "ledger.json").is_file()), None)
+
+
+def tried(names: Sequence[str], budget: str = "quick", seed: int = 0) -> dict[str, Any]:
+    """Put claims on trial, one after the other, and return the ledger: ``linnet verify --json`` without a file.
+
+    Args:
+        names: ids, prefixes of ids or paths of claim files; none stand for every installed claim.
+        budget: "quick", "full" or "thorough".
+        seed: of all drawing.
+
+    Raises:
+        ClaimError: a name stands for nothing, or there is no such budget.
+    """
+    if budget not in BUDGETS:
+        raise ClaimError(f"no budget {budget!r}; give one of {', '.join(BUDGETS)}")
+    return try_claims(partial(select, names), select(names), budget, seed, 1, lambda name, verdict: None).as_json()
 
 
 def try_claims(

@@ -1,0 +1,131 @@
+"""The experiments: stored tables are those of the sweeps as they stand, agree with theory, and can be drawn."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linnet.plots import draw_experiment, load_drawing
+from linnet.sweep import read_sweep, read_table
+from linnet.sweep.study import Study
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.toml"))
+
+CAP = 0.1
+"""Of a standard error, relative to what theory expects: a test of five of them then means something."""
+
+ROUNDING = {"descent": 1e-7}
+"""Of the largest value in a column, 1e-13 elsewhere: descent stops where the gradient is small."""
+
+FAR = 10_000
+"""Samples from which the first order has to hold: what it leaves out is of order 1/n."""
+
+
+def sweep(name):
+    return read_sweep(ROOT / "experiments" / f"{name}.toml")
+
+
+def stored(name):
+    return read_table(ROOT / "figures" / f"{name}.parquet")
+
+
+def test_there_are_the_experiments_that_were_asked_for():
+    assert {
+        "memorisation",
+        "selection",
+        "fusion",
+        "forgetting",
+        "samples",
+        "ranks",
+        "capacity",
+        "sensitivity",
+        "increments",
+        "descent",
+        "width",
+    } <= set(NAMES)
+    real = [n for n in NAMES if any(column.split(".")[-1] == "data" for column in stored(n).columns)]
+    assert len(real) >= 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stored_table_is_of_the_sweep_as_it_stands(name):
+    cells = [cell.key() for cell in sweep(name).cells()]
+    assert list(dict.fromkeys(stored(name).cell)) == cells, "run make figures"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cell_computed_again_gives_its_stored_rows(name):
+    """The cheapest one: fewest samples or replicates, as far as one can tell from the parameters."""
+    cell = min(sweep(name).cells(), key=cost)
+    table = stored(name)
+    old = table[table.cell == cell.key()].to_dict("records")
+    new = cell.run()
+    assert len(old) == len(new)
+    for before, row in zip(old, new, strict=True):
+        for column, value in vars(row).items():
+            if isinstance(value, float):
+                assert value == pytest.approx(before[column], rel=1e-6, abs=1e-9, nan_ok=True), column
+            elif value is not None:
+                assert value == before[column], column
+
+
+def cost(cell: Study) -> float:
+    columns = cell.columns()
+    numbers = [columns.get(name, 1) for name in ("replicates", "n", "width", "depth", "steps")]
+    return math.prod(float(n) if n is not None and math.isfinite(n) else 1e9 for n in numbers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_point_is_within_five_standard_errors_of_theory(name):
+    table = stored(name)
+    held = 0
+    for predicted in [c for c in table.columns if c.startswith("predicted_")]:
+        said = predicted.removeprefix("predicted_")
+        measured = {"in": "risk_in", "out": "risk_out"}.get(said, said)
+        if f"{measured}_se" not in table:
+            continue
+        rows = table[np.isfinite(table[predicted].astype(float)) & table[f"{measured}_se"].notna()]
+        if "prediction" in rows:
+            far = rows.n >= FAR if "n" in rows else rows.prediction == "exact"
+            rows = rows[(rows.prediction == "exact") | ((rows.prediction == "first") & far)]
+        expected, error = rows[predicted], rows[f"{measured}_se"]
+        scale = expected.abs()
+        if (expected < 0).any():  # of what crosses zero, the largest
+            scale = scale.clip(lower=scale.max())
+        rounding = ROUNDING.get(name, 1e-13) * table[measured].abs().max()
+        off = (rows[measured] - expected).abs() - rounding
+        late = rows[off > 5 * error]
+        assert late.empty, late[["method", measured, predicted, f"{measured}_se"]].to_string()
+        loose = rows[error > CAP * scale + rounding]
+        assert loose.empty, loose[["method", measured, predicted, f"{measured}_se"]].to_string()
+        held += len(rows)
+    theories = {"samples", "interpolation", "ranks", "lora-variance", "sensitivity", "descent", "width", "fusion"}
+    assert held or name not in theories, "theory and simulation have lost each other"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_figure_can_be_drawn_and_its_axes_are_labelled(name, tmp_path):
+    file = ROOT / "experiments" / f"{name}.toml"
+    targets = draw_experiment(file, ROOT / "figures" / f"{name}.parquet", tmp_path)
+    assert [path.suffix for path in targets] == [".pdf", ".png", ".md"]
+    assert all(path.stat().st_size > 0 for path in targets)
+    text = targets[2].read_text(encoding="utf-8")
+    assert text == (ROOT / "figures" / f"{name}.md").read_text(encoding="utf-8"), "run make redraw"
+    outside = re.sub(r"\$[^$]*\$", "", text)
+    assert not re.search(r"[{}]|\bnan\b|\binf\b", outside), outside
+    figure = load_drawing(file.with_suffix(".py")).draw(stored(name))
+    labels = [(ax.get_xlabel(), ax.get_ylabel()) for ax in figure.axes if ax.has_data()]
+    assert labels
+    # Panels that share an axis are labelled once.
+    assert all(x for x, _ in labels) or any(len(ax.get_shared_x_axes().get_siblings(ax)) > 1 for ax in figure.axes)
+    assert all(y for _, y in labels) or any(len(ax.get_shared_y_axes().get_siblings(ax)) > 1 for ax in figure.axes)
+    assert figure.legends or any(ax.get_legend() for ax in figure.axes) or name == "selection-digits"
+
+
+def test_parameters_that_are_lists_are_readable_in_the_table():
+    widths = stored("samples")["network.widths"].iloc[0]
+    assert json.loads(widths) == sweep("samples").base["network"]["widths"]
