@@ -49,7 +49,7 @@ redraw: $(VENV)/.test ## Draw every figure again from its stored table, figures/
 
 notebooks: $(VENV)/.test ## Run every notebook from top to bottom and keep what it shows
 	@set -e; for file in notebooks/*.ipynb; do echo "== $$file"; \
-		$(ONE_THREAD) $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level WARN $$file; done
+		$(ONE_THREAD) $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False --log-level WARN $$file; done
 
 docs: $(VENV)/.test ## Build the documentation as a site that needs no network: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -290,10 +290,20 @@ def _in_words(title: str) -> str:
 
 
 def _studies(_: str) -> str:
-    """Return the studies that sweeps know, with what they take and measure."""
-    names = sorted(path.stem for path in (ROOT / "linnet" / "sweep" / "studies").glob("[a-z]*.py"))
-    options = "    options:\n      show_root_heading: true\n      heading_level: 3\n      show_source: false"
-    return "\n\n".join(f"::: linnet.sweep.studies.{name}\n{options}" for name in names)
+    """Return the studies that sweeps know: what each takes, and what a row of it measures."""
+    out = []
+    for path in sorted((ROOT / "linnet" / "sweep" / "studies").glob("[a-z]*.py")):
+        text = path.read_text(encoding="utf-8")
+        study = re.search(r"^class (\w+)\(Study\)", text, re.MULTILINE)
+        row = re.search(r"Row: ClassVar\[type\] = (\w+)", text)
+        if study is None or row is None:
+            log.warning("%s defines no study", path)
+            continue
+        out += [f'### `study = "{path.stem}"`', ""]
+        for name in (study[1], row[1]):
+            options = "    options: { heading_level: 4, members: [] }"
+            out += [f"::: linnet.sweep.studies.{path.stem}.{name}", options, ""]
+    return "\n".join(out)
 
 
 def _gallery(_: str) -> str:

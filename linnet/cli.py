@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -152,8 +153,11 @@ def main() -> None:
         os.environ.setdefault(name, "1")
     try:
         code = app(prog_name="linnet", standalone_mode=False) or 0
-        if code == INTERRUPTED and "sweep" not in sys.argv[1:2]:  # typer has turned Ctrl-C into this; sweeps say more
-            print("linnet: interrupted; nothing was written", file=sys.stderr)
+        if code == INTERRUPTED:  # typer has turned Ctrl-C into this
+            kept = f"every finished cell is kept: to go on, {shlex.join(['linnet', *sys.argv[1:]])}"
+            print(
+                f"linnet: interrupted; {kept if 'sweep' in sys.argv[1:2] else 'nothing was written'}", file=sys.stderr
+            )
         sys.exit(code)
     except USAGE_ERROR as err:
         path = err.ctx.command_path if err.ctx else "linnet"

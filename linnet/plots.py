@@ -238,7 +238,7 @@ def draw_experiment(sweep: Path, table: Path, out: Path) -> list[Path]:
         # Without a date the same table gives the same bytes.
         figure.savefig(outputs.part(targets[0]), format="pdf", metadata={"CreationDate": None})
         figure.savefig(outputs.part(targets[1]), format="png", dpi=200)
-        outputs.part(targets[2]).write_text(text(title, module, data), encoding="utf-8")
+        outputs.part(targets[2]).write_text(text(title, sweep, module, data), encoding="utf-8")
         outputs.commit()
     return targets
 
@@ -253,8 +253,8 @@ def style() -> Iterator[None]:
         yield
 
 
-def text(title: str, module: ModuleType, table: pd.DataFrame) -> str:
-    """Return title, caption and paragraph in Markdown, with the numbers that ``findings`` has measured.
+def text(title: str, sweep: Path, module: ModuleType, table: pd.DataFrame) -> str:
+    """Return title, caption and paragraph in Markdown, with the numbers that ``findings`` has measured, and how.
 
     Raises:
         DataError: the text names a number that is not among them.
@@ -264,7 +264,9 @@ def text(title: str, module: ModuleType, table: pd.DataFrame) -> str:
         caption, paragraph = (_filled(part, found) for part in (module.CAPTION, inspect.cleandoc(module.__doc__ or "")))
     except (KeyError, IndexError, ValueError) as err:
         raise DataError(f"{module.__file__}: the text needs {err}, which findings does not return") from None
-    return f"# {title}\n\n*{caption}*\n\n{paragraph}\n"
+    file = (Path(sweep.parent.name) / sweep.name).as_posix()
+    again = f"linnet sweep {file} && linnet draw {file}"
+    return f"# {title}\n\n*{caption}*\n\n{paragraph}\n\nSimulated and drawn by `{again}`.\n"
 
 
 def _filled(template: str, values: dict[str, Any]) -> str:

@@ -114,7 +114,9 @@ def test_a_claim_file_imports_the_language_of_claims_and_at_most_a_family_of_ano
 def test_an_experiment_draws_with_what_is_there_for_all():
     files = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.with_suffix(".toml").exists()]
     assert files
-    known = {m for path in files for m in imported(path) if m.split(".")[0] in ("linnet", "experiments", "paper_checks")}
+    known = {
+        m for path in files for m in imported(path) if m.split(".")[0] in ("linnet", "experiments", "paper_checks")
+    }
     assert known == {"linnet.plots"}
 
 

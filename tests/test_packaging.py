@@ -111,7 +111,16 @@ def test_every_dependency_is_constrained():
     assert names <= pinned
 
 
-PUBLIC = {"192.0.2.7", "localhost", "127.0.0.1", "www.apache.org", "keepachangelog.com", "semver.org", "arxiv.org", "doi.org"}
+PUBLIC = {
+    "192.0.2.7",
+    "localhost",
+    "127.0.0.1",
+    "www.apache.org",
+    "keepachangelog.com",
+    "semver.org",
+    "arxiv.org",
+    "doi.org",
+}
 PRIVATE_PATH = re.compile(r"(?<![\w.$}~*\])-])/(?:work|root|home|opt|srv|mnt|Users)/\w")
 
 

@@ -282,7 +282,6 @@ def test_a_method_is_worth_the_same_in_every_company():
     assert [row.risk_out for row in other] != [row.risk_out for row in rows]
 
 
-@pytest.mark.xfail(strict=True, reason="blocks are as large as the methods allow, and the draws follow the blocks")
 def test_a_method_is_worth_the_same_however_much_memory_the_others_need(monkeypatch):
     monkeypatch.setattr(layer, "BLOCK", 1000)
     assert risks([*CHOICES[:1], {"method": "SparseFT", "entries": [20]}])[:1] == risks(CHOICES[:1])

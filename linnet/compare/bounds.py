@@ -43,7 +43,8 @@ def bounds_that_apply(
 ) -> list[Bound]:
     """Return the upper bounds whose hypotheses these data meet, the two samples taken as populations.
 
-    Every installed claim about a layer with relation ``<=`` is asked, but for those that the ledger refutes.
+    Every installed claim about a layer with relation ``<=`` is asked, but for those that the ledger refutes. Of
+    what else such a claim states, lower bounds and equalities, nothing is returned.
 
     Args:
         net: the pre-trained network on standardised data.
@@ -61,8 +62,8 @@ def bounds_that_apply(
         with ranks_by_policy():
             sides = comparisons_at(claim, view)
         statement = " ".join(claim.statement.split("\n\n")[0].split())
-        for i, (observed, stated) in enumerate(sides):
-            if not (math.isfinite(observed) and math.isfinite(stated)):
+        for i, (observed, relation, stated) in enumerate(sides):
+            if relation != "<=" or not (math.isfinite(observed) and math.isfinite(stated)):
                 continue
             slack = stated - observed
             rounding = 1e-12 * max(abs(observed), abs(stated))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,14 +37,9 @@ def command(file: Path, jobs: int | None, scheduler: str | None, out: Path | Non
     require_tables()
     folder = out or Path("sweeps") / file.stem
     began = time.monotonic()
-    try:
-        sweep = read_sweep(file)
-        with _workers(jobs, scheduler) as workers, _progress(sweep) as progress:
-            done = run_sweep(sweep, folder, workers, progress)
-    except KeyboardInterrupt:
-        again = shlex.join(["linnet", *sys.argv[1:]])
-        print(f"linnet: interrupted; every finished cell is kept in {folder}: to go on, {again}", file=sys.stderr)
-        return 130
+    sweep = read_sweep(file)
+    with _workers(jobs, scheduler) as workers, _progress(sweep) as progress:
+        done = run_sweep(sweep, folder, workers, progress)
     _report(sweep, done, time.monotonic() - began)
     return 1 if done.failures else 0
 

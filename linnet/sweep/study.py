@@ -60,6 +60,9 @@ class Study(Part, ABC):
     aside: ClassVar[tuple[str, ...]] = ()
     """Parameters that differ between the rows of a cell, and so have no column of their own."""
 
+    code: ClassVar[str] = ""
+    """Digest of the file that defines the study, if it is a user's."""
+
     seed: int = Field(default=0, ge=0)
 
     @abstractmethod
@@ -76,8 +79,12 @@ class Study(Part, ABC):
         return cls.__module__.rpartition(".")[2]
 
     def key(self) -> str:
-        """Return what stands for the cell: a digest of the study's name and all parameters."""
-        return _digest(self.name(), self.model_dump(mode="json")).hex()
+        """Return what stands for the cell: a digest of the study's name and all parameters.
+
+        Of a study in a file of the user's also of that file: what it computed before it was edited is computed again.
+        """
+        code = [self.code] if self.code else []
+        return _digest(self.name(), self.model_dump(mode="json"), *code).hex()
 
     def stream(self, purpose: str, *of: Any) -> np.random.Generator:
         """Return a random generator that depends on the seed, the purpose and ``of``, and on nothing else.
@@ -160,7 +167,9 @@ _loaded: dict[Path, type[Study]] = {}
 def _from_file(path: Path) -> type[Study]:
     with _loading:  # threads of one worker share a module, and must not see half of it
         if path not in _loaded:
-            _loaded[path] = _only(_module(path), str(path))
+            found = _only(_module(path), str(path))
+            found.code = _digest(path.read_text(encoding="utf-8")).hex()
+            _loaded[path] = found
         return _loaded[path]
 
 

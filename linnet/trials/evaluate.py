@@ -101,16 +101,16 @@ def evaluate(claim: Claim, view: Any, hypotheses: Sequence[Hypothesis], count: i
     )
 
 
-def comparisons_at(claim: Claim, view: Any) -> list[tuple[float, float]]:
-    """Return (observed, stated) for each comparison of numbers at one instance in float64.
+def comparisons_at(claim: Claim, view: Any) -> list[tuple[float, str, float]]:
+    """Return (observed, relation, stated) for each comparison of numbers at one instance in float64.
 
     Nothing is returned where the hypotheses do not hold, or a side has no value.
     """
     batch = evaluate(claim, view, claim.hypotheses, 1)
     if not batch.valid[0]:
         return []
-    sides = [(np.ravel(c.observed), np.ravel(c.stated)) for c in claim.comparisons(view)]
-    return [(float(a[0]), float(b[0])) for a, b in sides]
+    sides = [(np.ravel(c.observed), c.relation, np.ravel(c.stated)) for c in claim.comparisons(view)]
+    return [(float(a[0]), relation, float(b[0])) for a, relation, b in sides]
 
 
 def _spread(x: Any, count: int) -> np.ndarray:

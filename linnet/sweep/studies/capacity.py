@@ -224,7 +224,9 @@ def largest_displacement(
         weights: W_k, (depth, replicates, d, d).
         tuned: W_k + Phi_k.
         activation: of all layers.
-        draws, starts, steps: how long to search.
+        draws: inputs to begin with.
+        starts: the best of these, from which to climb.
+        steps: of each climb.
         rng: draws the inputs.
     """
     both = np.stack([weights, tuned], axis=1)

@@ -166,6 +166,7 @@ class DataStudy(Study):
 
 @lru_cache(maxsize=8)
 def loaded(name: str) -> datasets.Shifted:
+    """Return the data set, standardised by all of its source; read once a process."""
     return datasets.load(name)
 
 

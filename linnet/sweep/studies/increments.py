@@ -316,7 +316,9 @@ def rows(about: dict[str, Any], each: list[dict[str, Any]], edges: np.ndarray) -
     for name in each[0]:
         if name not in VIEWS:
             mean, error = mean_and_error(np.array([values[name] for values in each]))
-            columns |= {name: mean} if name.startswith(("predicted", "untrained")) else {name: mean, f"{name}_se": error}
+            columns |= (
+                {name: mean} if name.startswith(("predicted", "untrained")) else {name: mean, f"{name}_se": error}
+            )
     for name in ("rank", "rank_se", "predicted_kurtosis_trained", "kurtosis_gap", "kurtosis_gap_se"):
         columns.setdefault(name, None)
     for view in VIEWS:

@@ -22,8 +22,8 @@ from linnet.sweep.parts import Moved, Network, Task, population
 from linnet.sweep.study import MisfitError, Study, mean_and_error
 from linnet.task import Regression, Shift
 
-BLOCK = 2_000_000
-"""Floating-point numbers of the largest array that a block of replicates needs: some 16 MB."""
+BLOCK = 100_000
+"""Entries of the widest layer, over a block of replicates: SpFT, the greediest, squares its share of them."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,11 @@ class LayerStudy(Study):
         return [row(about[key] | start, blocks) for key, blocks in found.items()]
 
     def _blocks(self) -> Iterator[int]:
-        """Yield numbers of replicates that fit into memory together."""
-        width = max(self.network.widths)
-        entries = max((max(c.sizes()) for c in self.methods if c.most(1, 1)[0] == "entries"), default=0)
-        block = max(1, BLOCK // max(width * width, entries * entries))
+        """Yield numbers of replicates that fit into memory together, whichever methods there are.
+
+        What is drawn depends on the blocks, and must not depend on who is compared.
+        """
+        block = max(1, BLOCK // max(self.network.widths) ** 2)
         for start in range(0, self.replicates, block):
             yield min(block, self.replicates - start)
 

@@ -282,9 +282,12 @@ def lora_step(
 
     Args:
         part: which factor, in which step.
-        x, g: input and gradient of the loss by f, (., n), the same in both steps.
-        u, v: factors at the start, (., n, r).
-        rate_u, rate_v: learning rates.
+        x: input, (., n), the same in both steps.
+        g: gradient of the loss by f, (., n), the same in both steps.
+        u: U at the start, (., n, r).
+        v: V at the start, (., n, r).
+        rate_u: learning rate of U.
+        rate_v: learning rate of V.
         optimiser: "gradient" or "sign".
     """
     for _ in range(part.step - 1):
