@@ -16,7 +16,7 @@ from linnet.plots import common_legend, look, panels
 
 CAPTION = """Forgetting against gain in distribution, for three shifts. Filled: population solutions, on the line of
 theory (none on the right, where the overlap differs by method; the line is its mean, no overlap). Hollow: means over
-50 samples of size 40, whose standard errors are below the size of the marks. Two problems."""
+50 samples of size 40, whose standard errors are mostly below the size of the marks. Two problems."""
 
 NAMES = ("full FT", "LoRA", "S2FT", "S2FT columns", "SpFT")
 

@@ -129,3 +129,51 @@ def test_the_figure_can_be_drawn_and_its_axes_are_labelled(name, tmp_path):
 def test_parameters_that_are_lists_are_readable_in_the_table():
     widths = stored("samples")["network.widths"].iloc[0]
     assert json.loads(widths) == sweep("samples").base["network"]["widths"]
+
+
+SAID = {
+    "samples": lambda f: (
+        f["ratio"] < 1 < f["ratio_columns"] < f["ratio_lora"] and f["crossing_low"] < f["crossing_high"]
+    ),
+    "memorisation": lambda f: f["far_lora"] < f["far_sparse"] < f["far_full"] and f["sparse_many"] < f["lora_many"],
+    "memorisation-digits": lambda f: (
+        f["sparse_n"] < f["lora_n"] and f["out_lora"] < min(f["out_s2ft"], f["out_sparse"])
+    ),
+    "selection": lambda f: f["gradient_confined"] < f["gradient_spread"] < f["random_spread"] and f["others"] < 0.05,
+    "selection-digits": lambda f: f["gradient"] < f["random"] - f["others"],
+    "forgetting": lambda f: f["variance"] > 0,
+    "forgetting-data": lambda f: f["lora"] < min(f["s2ft"], f["columns"], f["sparse"]),
+    "interpolation": lambda f: max(f["full"], f["rows"], f["columns"]) < 1.2 * f["start"],
+    "ranks": lambda f: f["fast"] > 0.9 > 0.5 > f["slow"] and f["least"] < f["full"],
+    "lora-variance": lambda f: f["fast"] < f["slow"],
+    "capacity": lambda f: f["violated_bound"] == 0 and f["factor_linear"] > 1 and f["gaussian"] == "none",
+    "sensitivity": lambda f: f["share_extra"] == 0 and f["share_left"] == 1 and f["worst"] < 5,
+    "width": lambda f: f["worst_se"] < 5 and abs(f["s2ft_plain"]) < 0.05 and f["grown"] > 0.9,
+    "descent": lambda f: f["converged"] == 1 and f["s2ft_se"] < 5 and f["worst_excess"] < 1e-9,
+    "increments": lambda f: f["near_all"] == f["cases"] and f["near_sparse_population"] == 0 and f["worst"] < 5,
+    "fusion": lambda f: f["undone"] < 1e-9 and f["own_tie"] == 1 and f["fused_related"] > 0.9 > f["fused_unrelated"],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_text_says_is_in_the_table(name):
+    """The sentences around the numbers, as far as no word of them is computed."""
+    found = load_drawing(ROOT / "experiments" / f"{name}.py").findings(stored(name))
+    assert SAID[name](found), found
+
+
+def test_selection_by_gradient_costs_the_old_task_most():
+    table = stored("selection")
+    outside = table.groupby("method").risk_out.mean()
+    assert outside.idxmax() == "S2FT, gradient, largest"
+    assert outside.idxmin() == "S2FT, gradient, smallest"
+
+
+def test_population_solutions_obey_the_law_of_forgetting():
+    """SpFT among them."""
+    table = stored("forgetting")
+    whole = table[(table.n == math.inf) & (table["shift.kind"] == "old")]
+    gain = whole.pretrained_in - whole.risk_in
+    # Of what is chosen at random, means over draws: the law is linear and holds for them too.
+    assert np.allclose(whole.forgetting, (2 * whole["shift.share"] - 1) * gain, atol=1e-9)
+    assert set(whole.method) == {"full FT", "LoRA", "S2FT", "S2FT columns", "SpFT"}
