@@ -39,10 +39,24 @@ SPAN = r"(?<![\\`])(`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)\1(?!`)"
 INDENTED = r"(?:\A|(?<=\n\n))(?: {4}.*(?:\n|\Z)|\n(?= {4}))+"
 CODE_OR_FORMULA = re.compile(rf"{SPAN}|{text.FORMULA.pattern}", re.DOTALL)
 CODE_BLOCK = re.compile(INDENTED)
+JOINT = re.compile(
+    r"<b><code><[^>]*>([^<]*),</[^>]*></code></b>"
+    r"\s*\(<code>\(?((?:<[^>]*>\w+</[^>]*>(?:, )?)+)\)?</code>\)"
+)
+"""Attributes that share a text, ``a, b: text``: Griffe takes the first for the name, and the others for its type."""
 MATRIX = re.compile(r"<mo>\(</mo><mtable>((?:(?!<mtable).)*?)</mtable><mo>\)</mo>")
 """Few fonts have brackets that grow: the site draws those of matrices itself."""
 
 PAPERS = {"conjecture": "Conjectures of this project", "linnet": "In place of what is false, loose or unclear"}
+THEMES = {
+    "Risk and samples": ("samples", "subspace", "interpolation", "lora-variance"),
+    "Risk and rank": ("ranks",),
+    "What is forgotten": ("forgetting", "forgetting-data", "memorisation", "memorisation-digits"),
+    "Which channels": ("selection", "selection-digits", "fusion"),
+    "Weights, layers and steps": ("capacity", "sensitivity", "increments", "descent", "width"),
+}
+"""The order of the gallery; pictures that stand in no theme come last, under a heading of their own."""
+OTHERS = "Others"
 TITLES = {"lora": "LoRA", "peft": "PEFT", "s2ft": "S2FT"}
 OUTSIDE = {"CHANGELOG.md": "changelog.md", "README.md": "index.md", "figures/ledger.html": LEDGER}
 """Files that pages may link to as the repository has them, and where the site has them."""
@@ -148,6 +162,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Link names of claims to the ledger, and names of pages to the pages, wherever they stand as code."""
+    html = JOINT.sub(_apart, html)
     targets = _targets(files) if page.file.src_uri != "changelog.md" else {}
 
     def linked(found: re.Match[str]) -> str:
@@ -166,6 +181,11 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     # What the search finds, and shows, is a line of Unicode; markup without its tags would say 22 for 2√2.
     html = re.sub(r' data-said="([^"]*)">', r"><span hidden> \1 </span>", html).replace("<math", SILENT)
     return text._glued(html)
+
+
+def _apart(found: re.Match[str]) -> str:
+    names = [found[1], *re.findall(r">(\w+)<", found[2])]
+    return ", ".join(f"<b><code>{name}</code></b>" for name in names)
 
 
 def _targets(files: Files) -> dict[str, str]:
@@ -307,21 +327,31 @@ def _studies(_: str) -> str:
 
 
 def _gallery(_: str) -> str:
-    """Return all pictures with their texts: what stands in NAME.md beside NAME.png."""
-    out = []
-    for path in _pictures():
-        title, _, rest = path.with_suffix(".md").read_text(encoding="utf-8").strip().partition("\n")
-        said = title.lstrip("# ")
-        rest = re.sub(r"^#(?=#* )", "##", rest, flags=re.MULTILINE)
-        # What lies beside the text lies in figures/ here.
-        rest = re.sub(rf"\]\({re.escape(path.stem)}(\.png|\.pdf)\)", rf"](figures/{path.stem}\1)", rest)
-        out += [f"## {said} {{ #{path.stem} }}", ""]
-        if f"](figures/{path.name})" not in rest:
-            out += [f"![{_in_words(said)}](figures/{path.name})", ""]
-        out += [rest.strip(), ""]
-        if path.with_suffix(".pdf").is_file() and f"](figures/{path.stem}.pdf)" not in rest:
-            out += [f"[As PDF](figures/{path.stem}.pdf)", ""]
+    """Return all pictures with their texts, by theme: what stands in NAME.md beside NAME.png."""
+    there = {path.stem: path for path in _pictures()}
+    themes = {theme: [there.pop(name) for name in names if name in there] for theme, names in THEMES.items()}
+    themes[OTHERS] = list(there.values())
+    out: list[str] = []
+    for theme, paths in themes.items():
+        if paths:
+            out += [f"## {theme}", "", *(line for path in paths for line in _picture(path))]
     return "\n".join(out) or "No picture with a text has been drawn yet."
+
+
+def _picture(path: Path) -> Iterator[str]:
+    """Yield a picture with its text; it links to itself, to be seen at its full size."""
+    title, _, rest = path.with_suffix(".md").read_text(encoding="utf-8").strip().partition("\n")
+    said, shown = title.lstrip("# "), f"figures/{path.name}"
+    rest = re.sub(r"^#(?=#* )", "###", rest, flags=re.MULTILINE)
+    # What lies beside the text lies in figures/ here.
+    rest = re.sub(rf"\]\({re.escape(path.stem)}(\.png|\.pdf)\)", rf"](figures/{path.stem}\1)", rest)
+    rest = re.sub(rf"(?<!\[)!\[([^\]]*)\]\({re.escape(shown)}\)", rf"[![\1]({shown})]({shown})", rest)
+    yield from (f"### {said} {{ #{path.stem} }}", "")
+    if f"]({shown})" not in rest:
+        yield from (f"[![{_in_words(said)}]({shown})]({shown})", "")
+    yield from (rest.strip(), "")
+    if path.with_suffix(".pdf").is_file() and f"](figures/{path.stem}.pdf)" not in rest:
+        yield from (f"[As PDF](figures/{path.stem}.pdf)", "")
 
 
 # --- notebooks ---------------------------------------------------------------------------------------------

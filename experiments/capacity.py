@@ -1,5 +1,5 @@
 """Theorem 2 of liu2025 bounds how far increments of the layers move a network's output. It leaves out what the layers
-below an increment do to the input, and where these amplify, it is false. With orthogonal layers of norm 2 and random
+below an increment do to the input, and where these amplify, it can fail. With orthogonal layers of norm 2 and random
 increments most linear networks exceed eq. (6) from depth {first:d} on, and at depth {deepest:d} {violated_linear:.0%}
 of them do, by a factor of {factor_linear:.2g} in the mean. With layers that permute and increments along them, which
 move every activation alike, norm 1 is enough: at depth {deepest:d} the linear, the ReLU and the tanh network exceed it
@@ -16,9 +16,9 @@ stretched most. Of Gaussian layers at depth {deepest:d} the linear network reach
 
 By the remark after the theorem layers nearer the output count more. What is measured {remark}; the remark speaks of
 the weights $M^{N-k}$ in the bound. Of the linear network with orthogonal layers the last layer counts
-{last_linear:.2f} times as much as the first, whatever the norm; with ReLU, as far as the search finds,
-{last_relu:.2f} times. Eq. (6) says {stated_small:.2g} at norm {small:g} and {stated_large:.2g} at norm {large:g}
-(`liu2025/theorem-2-depth`).
+{last_linear:.2f} times as much as the first, whatever the norm; with ReLU, as far as the search finds, {last_relu:.2f}
+times, and tanh, not drawn, equals the linear one to {tanh_gap:.0e}. Eq. (6) says {stated_small:.2g} at norm {small:g}
+and {stated_large:.2g} at norm {large:g} (`liu2025/theorem-2-depth`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PLACES = (
 STATED = {
     "printed": {"color": "0.35", "linestyle": "--", "label": "liu2025, eq. (6)"},
     "bound": {"color": "0.35", "linestyle": "-", "label": "linnet/capacity"},
-    "bound_norms": {"color": "0.35", "linestyle": ":", "label": "its form by norms alone"},
+    "bound_norms": {"color": "0.35", "linestyle": ":", "label": "linnet/capacity, by norms"},
 }
 
 
@@ -131,6 +131,7 @@ def findings(table):
     stated = one.pivot(index=["norm", "activation"], columns="layer", values="printed")
     last, said = (t.iloc[:, -1] / t.iloc[:, 0] for t in (ends, stated))
     small, large = one.norm.min(), one.norm.max()
+    by_activation = one.pivot(index=["norm", "layer"], columns="activation", values="displacement")
     return {
         "deepest": deepest,
         "first": int(wrong.depth.min()),
@@ -147,6 +148,7 @@ def findings(table):
         "remark": "bears that out" if np.all(last > 1 + 1e-6) else "does not bear that out",
         "last_linear": float(last[large, "identity"]),
         "last_relu": float(last[large, "relu"]),
+        "tanh_gap": float((by_activation["tanh"] / by_activation["identity"] - 1).abs().max()),
         "small": float(small),
         "large": float(large),
         "stated_small": float(said[small, "identity"]),

@@ -11,13 +11,14 @@ moves, and from $U = 0$, $V = V_0$ no limit has the least norm, because $U^\\top
 scale 1 and no rank lost the norm ends {lora_norm_one:.0%} above the least at rank 1 (theory: {lora_norm_theory:.0%})
 and {lora_norm_two:.0%} at rank 2. For smaller starts the excess falls with the fourth power of the scale (measured
 from {slope_low:g} to {slope_high:g}: {slope:.2f}), down to a floor that belongs to the finite step: {floor:.1e} with
-steps of $1/(2L)$, $L$ a bound on the curvature, and {floor_small:.1e} with a tenth of these. The product $U V^\\top$,
-on which alone risks depend, is the closed form's to {lora_distance:.0e} where no rank is lost; where rank is lost it
-keeps what the inputs do not see of $V_0$, as for S2FT.
+steps of $1/(2L)$, $L$ a bound on the curvature, and {floor_small:.1e} with a tenth of these. Where 7 of 12 dimensions
+are lost it is {floor_lost:.1e} at scale {hidden_scale:g}, where theory says {floor_theory:.1e}. The product
+$U V^\\top$, on which alone risks depend, is the closed form's to {lora_distance:.0e} where no rank is lost; where rank
+is lost it keeps what the inputs do not see of $V_0$, as for S2FT.
 
 Lines are exact for S2FT, and for LoRA of rank 1 as steps become small. At rank 2 theory speaks of small starts alone
-(dashed): at scale 1 it is up to {first_off:.0%} off. For the balanced start it says that without rank loss the norm
-is the least, as it is here up to the step; with rank loss it says nothing.
+(dashed): at scale 1 it is up to {first_off:.0%} off. For the balanced start it says that without rank loss the norm is
+the least, as it is here up to the step; with rank loss it says nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ import numpy as np
 from linnet.plots import panels, simulated, theory
 
 CAPTION = """Gradient descent from starts of one scale, {replicates:.0f} for each point, on a 12 x 12 layer that sees
-and reaches 12, 11 or 5 dimensions. Above: root mean square distance of the update from the closed form. Below:
-squared norm of what is trained, over the least, less 1. Lines: theory; points: means with one standard error. S2FT: 6
-rows; step: $1/(2L)$, $L$ a bound on the curvature, unless a tenth of it is named. At small scales LoRA's points below
-on the left hide those of the balanced start."""
+and reaches 12, 11 or 5 dimensions. Above: root mean square distance of the update from the closed form. Below: squared
+norm of what is trained, over the least, less 1. Lines: theory; points: means with one standard error. Left out below
+on the right: S2FT at scale {hidden_scale:g}, {hidden:.1e} where theory says {hidden_theory:.1e}, since descent stops
+where the gradient is small. S2FT: 6 rows; step: $1/(2L)$, $L$ a bound on the curvature, unless a tenth of it is named.
+At small scales LoRA's points below on the left hide those of the balanced start."""
 
 WIDTHS = {12: "no rank lost", 11: "1 of 12 lost", 5: "7 of 12 lost"}
 FLOOR = 1e-9
@@ -75,7 +77,7 @@ def draw(table):
         mine = lost[(lost.method == name) & (lost["size"] == size)]
         theory(axes[1, 1], mine, "scale", "predicted_norm_excess", name=name, among=names)
         label = "LoRA, balanced start" if "balanced" in name else name
-        mine = mine[mine.norm_excess > 0]
+        mine = mine[mine.norm_excess > 0]  # the caption names what this leaves out
         simulated(axes[1, 1], mine, "scale", "norm_excess", name=name, among=names, label=label)
     axes[1, 1].set(title="norm, 7 of 12 lost (LoRA: rank 1)")
     for ax in axes.flat:
@@ -103,6 +105,9 @@ def findings(table):
     slow = two[(two.seen < two.seen.max()) & (two.scale == 1)]
     product = table[(table.method != "S2FT") & (table.scale > 0) & (table.seen == table.seen.max())]
     zero = rows[rows.scale == 0]
+    least = table.scale[table.scale > 0].min()
+    smallest = usual[(usual.scale == least) & (usual.seen == usual.seen.min())].set_index(["method", "size"])
+    hidden, floor = smallest.loc[("S2FT", 6)], smallest.loc[("LoRA", 1)]
     return {
         "replicates": table.replicates.iloc[0],
         "worst_excess": moving.excess.abs().max(),
@@ -119,6 +124,11 @@ def findings(table):
         "slope_high": falling.index[-1],
         "slope": np.log(falling.iloc[-1] / falling.iloc[0]) / np.log(falling.index[-1] / falling.index[0]),
         "floor": full.norm_excess[full.index > 0].min(),
+        "floor_lost": floor.norm_excess,
+        "floor_theory": floor.predicted_norm_excess,
+        "hidden_scale": least,
+        "hidden": hidden.norm_excess,
+        "hidden_theory": hidden.predicted_norm_excess,
         "floor_small": small.norm_excess.min(),
         "lora_distance": product.distance.max(),
         "first_off": (slow.distance / slow.predicted_distance - 1).abs().max(),

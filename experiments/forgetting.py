@@ -4,10 +4,10 @@ distribution, $S$ the shift and $L$ what was learned. If the shift leads back by
 - 1)g$, whatever the method, its rank or its channels: whoever gains as much forgets as much. Asked for the old task
 ($t = 1$) the points lie on the diagonal; half way back ($t = 1/2$) nothing is forgotten at any gain; after a shift in
 a random direction learning helps out of distribution nearly as much as in it, with a scatter that is the overlap of
-$S$ and $L$. SpFT is no projection in these coordinates, and yet obeys the law: it too is least squares. On 40 samples
-all points move up and to the left, by the variance: {worst} has the most, {variance:.2f} on average. That one method
-forgets less than another at the same gain, as yang2024, Theorem 4.2, suggests for S2FT, needs a shift whose direction
-tells them apart.
+$S$ and $L$. SpFT learns no $P_CZ\Pi$, but still an orthogonal projection of $Z$, which is all the law needs. On 40
+samples all points move up and to the left, by the variance (LoRA by less): {worst} has the most, {variance:.2f} on
+average. That one method forgets less than another at the same gain, as yang2024, Theorem 4.2, suggests for S2FT,
+needs a shift whose direction tells them apart.
 """
 
 from __future__ import annotations

@@ -9,12 +9,14 @@ Among the trained entries the peak {near_word}: LoRA's share near zero is larger
 comparisons, and S2FT's and SpFT's in {near_sparse} of {of_sparse}. On the population of the Gaussian problem it is
 {near_sparse_population} of {of_sparse_population}: few weights do the work of all, and the root mean square of the
 trained ones is {wide_population:.2f} times full fine-tuning's (geometric mean). On a sample of {n:.0f} it is
-{wide_sample:.2f} times that, which has grown with the noise that full fine-tuning fits. The spread over all entries
-is below full fine-tuning's in {narrow} of {cases}.
+{near_sparse_sample} of {of_sparse_sample}, and {wide_sample:.2f} times full fine-tuning's, which has grown with the
+noise that it fits. The digits are a sample too, but this {covers} them: on the first layer it is {near_sparse_first}
+of {of_sparse_first}, on the second {near_sparse_second} of {of_sparse_second}. The spread over all entries is below
+full fine-tuning's in {narrow} of {cases}; the widest, of {widest_name}, is {widest:.0f} times as wide.
 
 In units of their own, shapes speak of ranks. Where directions are random, the kurtosis of an update depends in the
-mean on the effective rank of its singular values alone, $3 (1 + 2 / \\text{rank})$ but for a factor near 1: 3 as for
-a Gaussian where they are many, 9 where there is one (largest deviation: {worst:.1f} standard errors). So LoRA is more
+mean on the effective rank of its singular values alone, $3 (1 + 2 / \\text{rank})$ but for a factor near 1: 3 as for a
+Gaussian where they are many, 9 where there is one (largest deviation: {worst:.1f} standard errors). So LoRA is more
 peaked than full fine-tuning as far as its rank is lower: in {shape_gaussian} of {of_gaussian} comparisons on the
 Gaussian problems, and in {shape_data} of {of_data} on the digits, where the update of full fine-tuning has an
 effective rank of {rank_low:.2f} to {rank_high:.2f} of itself.
@@ -107,6 +109,8 @@ def findings(table):
     lora, sparse = peft[peft.method == "LoRA"], peft[peft.method != "LoRA"]
     drawn, sampled = population(sparse), sparse[sparse["problem.n"] == 200]
     gaussian, data = lora[lora["problem.kind"] == "gaussian"], lora[lora["problem.kind"] == "real"]
+    layers = [sparse[sparse["problem.layer"] == layer].more_near_trained for layer in (0, 1)]
+    widest = peft.loc[peft.rms.idxmax()]
     ranks = full[full["problem.kind"] == "real"]["rank"]
     return {
         "problems": population(one).replicates.iloc[0],
@@ -125,6 +129,15 @@ def findings(table):
         "of_sparse": len(sparse),
         "near_sparse_population": int(drawn.more_near_trained.sum()),
         "of_sparse_population": len(drawn),
+        "near_sparse_sample": int(sampled.more_near_trained.sum()),
+        "of_sparse_sample": len(sampled),
+        "covers": "explains" if all(layer.all() for layer in layers) else "does not explain",
+        "near_sparse_first": int(layers[0].sum()),
+        "of_sparse_first": len(layers[0]),
+        "near_sparse_second": int(layers[1].sum()),
+        "of_sparse_second": len(layers[1]),
+        "widest": widest.rms,
+        "widest_name": f"{widest.method} on the {'digits' if widest['problem.kind'] == 'real' else 'Gaussian problem'}",
         "wide_population": float(np.exp(np.log(drawn.rms_trained).mean())),
         "wide_sample": float(np.exp(np.log(sampled.rms_trained).mean())),
         "narrow": int(peft.narrower.sum()),

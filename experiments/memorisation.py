@@ -1,13 +1,14 @@
 """The linear counterpart of yang2024, Fig. 2: training error, and risk under a small and a large shift, at equal
-numbers of trained parameters. Memorising grows with the parameters for every method, as in Fig. 2a. Which method
-memorises most depends on the budget: at {few} parameters LoRA leaves a training error of {lora_few:.2f} and SpFT of
-{sparse_few:.2f}, at {many} LoRA {lora_many:.2f} and SpFT {sparse_many:.2f}. The closed forms need no optimiser; the
-paper explains LoRA's lag at small budgets by one, and here {small}.
+numbers of trained parameters. Memorising grows with the parameters for every method, and from {first:.0f} parameters
+on SpFT has the lower training error than LoRA at the same budget, as in Fig. 2a ({sparse_many:.2f} against
+{lora_many:.2f} at {many}); at {few} the two cannot be told apart ({gap:+.2f} ± {gap_se:.2f}). The gap grows with the
+budget, where the paper's is largest at small ones and explained by the optimiser, which closed forms do not have.
 
 Far from the training data, where the network is asked for what it knew before, the risk of every method grows with
-what it has learned in distribution: who freezes more forgets less, and learns less. The paper's order, SpFT before
-full FT before LoRA, is not found: at {many} parameters the risks are {far_sparse:.2f} (SpFT), {far_full:.2f} (full
-FT) and {far_lora:.2f} (LoRA). What is forgotten at equal gain is a figure of its own, "Forgetting against gain".
+what it has learned in distribution: who freezes more forgets less, and learns less. Of the paper's order, SpFT before
+full FT before LoRA, the first half is found and the second is not: at {many} parameters the risks are
+{far_sparse:.2f} (SpFT), {far_full:.2f} (full FT) and {far_lora:.2f} (LoRA). What is forgotten at equal gain is a
+figure of its own, "Forgetting against gain".
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 from linnet.plots import against_budget, common_legend, over_seeds, panels
 
 CAPTION = """Training error, noise included, and excess risk out of distribution against the number of trained
-parameters, after fine-tuning on 40 samples. Middle: labels that differ a little from the training ones; right: those
-that the network was pre-trained on. Means over 6 problems and 100 samples each; standard errors of the sampling."""
+parameters (of LoRA: entries of both factors), after fine-tuning on 40 samples. Middle: labels that differ a little
+from the training ones; right: those that the network was pre-trained on. Means over 6 problems with 100 samples each;
+standard errors over problems. Full fine-tuning coincides with the largest LoRA in the middle."""
 
 NAMES = ("full FT", "LoRA", "S2FT", "SpFT")
 FEW, MANY = 32, 128
@@ -49,18 +51,22 @@ def draw(table):
 
 def findings(table):
     """Return the training errors and far risks that the text speaks of."""
-    table = means(table)
-    far = table[table["shift.kind"] == "old"].set_index(["method", "parameters"])
-    lora, sparse = far.training["LoRA"], far.training["SpFT"]
+    far = table[table["shift.kind"] == "old"]
+    # Both methods learn the same problems: their difference, problem by problem.
+    trained = far.pivot(index="seed", columns=["method", "parameters"], values="training")
+    both = [k for k in trained["LoRA"].columns if k in trained["SpFT"].columns]
+    gap = trained["LoRA"][both] - trained["SpFT"][both]
+    clear = [k for k in both if gap[k].mean() > 3 * gap[k].sem()]
+    risk = means(table).query("`shift.kind` == 'old'").set_index(["method", "parameters"]).risk_out
     return {
         "few": FEW,
         "many": MANY,
-        "lora_few": lora[FEW],
-        "sparse_few": sparse[FEW],
-        "lora_many": lora[MANY],
-        "sparse_many": sparse[MANY],
-        "far_sparse": far.risk_out["SpFT"][MANY],
-        "far_lora": far.risk_out["LoRA"][MANY],
-        "far_full": far.risk_out["full FT"].iloc[0],
-        "small": "LoRA does not lag" if lora[FEW] < sparse[FEW] else "LoRA lags without one",
+        "first": min(clear),
+        "gap": gap[FEW].mean(),
+        "gap_se": gap[FEW].sem(),
+        "lora_many": trained["LoRA"][MANY].mean(),
+        "sparse_many": trained["SpFT"][MANY].mean(),
+        "far_sparse": risk["SpFT"][MANY],
+        "far_lora": risk["LoRA"][MANY],
+        "far_full": risk["full FT"].iloc[0],
     }

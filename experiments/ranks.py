@@ -1,14 +1,15 @@
 r"""What a further rank buys in distribution, for a residual whose singular values fall fast, like $j^{-3/2}$, and one
 where they hardly do. The population's LoRA leaves the tail $\sum_{i>r}\sigma_i^2$ (eq. (33) of liu2025 in whitened
 coordinates), and so by rank 4 of 16 has taken off {fast:.0%} of the risk of the first, {slow:.0%} of the second:
-returns diminish as fast as the spectrum does, which agrees with Fig. 3 and Theorem 3. With one factor frozen at a
-Gaussian draw there is no such thing as a first rank: every rank takes off 1/16, whichever factor is frozen and
-whatever the spectrum.
+returns diminish as fast as the spectrum does, which agrees with the words of Theorem 3 and, as far as ranks 8 to 32
+can show it, Fig. 3. With one factor frozen at a Gaussian draw there is no such thing as a first rank: in this
+network, whose layers are orthogonal and whose inputs are alike in all directions, every rank takes off 1/16 in the
+mean, whichever factor is frozen and whatever the spectrum.
 
 On 60 samples the curves part ways. A frozen V of rank r sees r features, and what the others do to the outputs acts
 as noise; a frozen U sees them all. LoRA's risk falls, reaches {least:.2f} at rank {at:.0f} where the spectrum is
 fast, and then rises to full fine-tuning's {full:.2f}: beyond that rank it learns noise, the decline that the words of
-Theorem 3 allow and its formula, which bounds from above, does not show. On the slow spectrum it falls to the end.
+Theorem 3 allow and its formula, a bound from above, does not assert. On the slow spectrum it falls to the end.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from linnet.plots import common_legend, panels, simulated, theory
 
 CAPTION = """Excess risk in distribution against the rank, population (left) and 60 samples (right), for a fast
 (above) and a slow spectrum (below). Lines: exact expectation, for frozen factors over their draws too; points: means
-of 200 samples and draws, with one standard error. LoRA's risk on samples has no closed form, and its points are
-joined."""
+of 200 samples and draws, with one standard error. For the population U frozen lies under V frozen. LoRA's risk on
+samples has no closed form, and its points are joined. One problem a spectrum."""
 
 NAMES = ("LoRA", "LoRA, U frozen", "LoRA, V frozen")
 

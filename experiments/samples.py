@@ -1,12 +1,13 @@
 """Full fine-tuning fits every output to every input that reaches the layer and pays for it with variance; PEFT leaves
-something unlearnt, and needs fewer samples to learn the rest. The two curves cross: against S2FT on 8 of 16 rows from
-n = {crossing_low:.0f} on with little noise, and from n = {crossing_high:.0f} on with three times as much. That much
-agrees with liu2025, Fig. 2. Theorem 5, by which a further sample is worth less to PEFT, agrees as long as rows are
-trained: at n = {far:.0f} it takes {ratio:.2g} times as much off the risk of S2FT as off that of full fine-tuning. It
-does not where columns are trained: what they do not see acts as noise, and a further sample takes off
-{ratio_columns:.2g} times as much; nor for LoRA, which takes samples to tell singular values apart that are nearly
-equal, and gains {ratio_lora:.2g} times as much (simulated). For S2FT the limit, by `linnet/benefit`, is the ratio of
-the trained dimensions times that of the noises, which may lie on either side of 1.
+something unlearnt, and needs fewer samples to learn the rest. The two curves cross: against S2FT on 8 of 16 rows at n
+= {crossing_low:.0f} with little noise, and at n = {crossing_high:.0f} with three times as much; LoRA is overtaken
+between {lora_low}, and between {lora_high}. That much agrees with liu2025, Fig. 2. Theorem 5, by which a further
+sample is worth less to PEFT, agrees as long as rows are trained (8 of them reach 8 of the 12 outputs): at n =
+{far:.0f} it takes {ratio:.2g} times as much off the risk of S2FT as off that of full fine-tuning. It does not where
+columns are trained: what they do not see acts as noise, and a further sample takes off {ratio_columns:.2g} times as
+much; nor for LoRA, which takes samples to tell singular values apart that are nearly equal, and gains
+{ratio_lora:.1f} ± {ratio_lora_se:.1f} times as much (simulated). For S2FT the limit, by `linnet/benefit`, is the
+ratio of the trained dimensions times that of the noises, which may lie on either side of 1.
 
 Lines are exact expectations. LoRA's has none in closed form, so that its points are joined.
 """
@@ -20,7 +21,7 @@ from linnet.plots import common_legend, panels, plain_log, simulated, theory
 
 CAPTION = """Left and middle: excess risk in distribution against the number of samples, at two sizes of the noise.
 Right: what a further sample takes off the risk, over what it is expected to take off that of full fine-tuning, at the
-smaller noise. Lines: exact expectation; points: mean of 1000 samples, with one standard error."""
+smaller noise. Lines: exact expectation; points: mean of 1000 samples, with one standard error. One problem."""
 
 NAMES = ("full FT", "LoRA", "S2FT", "S2FT columns")
 
@@ -72,13 +73,19 @@ def findings(table):
     low, high = sorted(table["task.noise"].unique())
     found = {}
     for which, noise in (("low", low), ("high", high)):
-        curves = table[table["task.noise"] == noise].pivot(index="n", columns="method", values="predicted_in")
-        ahead = (curves["full FT"] < curves["S2FT"]).to_numpy()
-        found[f"crossing_{which}"] = curves.index[ahead].min()
+        part = table[table["task.noise"] == noise]
+        full, s2ft = (part[part.method == name].iloc[-1] for name in ("full FT", "S2FT"))
+        # Both see all 16 features, so that their variances are constants over n - 17.
+        gap = (full.predicted_variance - s2ft.predicted_variance) * (full.n - 17)
+        found[f"crossing_{which}"] = 17 + gap / (s2ft.bias - full.bias)
+        risks = part.pivot(index="n", columns="method", values="risk_in")
+        before = risks.index[risks["full FT"] > risks["LoRA"]].max()
+        found[f"lora_{which}"] = f"{before:.0f} and {risks.index[risks.index > before].min():.0f}"
     low = table[table["task.noise"] == table["task.noise"].min()]
     last = {name: benefit(low[low.method == name]).iloc[-1] for name in NAMES}
     found["far"] = last["full FT"].n
     found["ratio"] = last["S2FT"].predicted / last["full FT"].predicted
-    found["ratio_lora"] = last["LoRA"].gain / last["full FT"].gain
+    found["ratio_lora"] = last["LoRA"].gain / last["full FT"].predicted
+    found["ratio_lora_se"] = last["LoRA"].gain_se / last["full FT"].predicted
     found["ratio_columns"] = last["S2FT columns"].predicted / last["full FT"].predicted
     return found

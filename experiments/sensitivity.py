@@ -1,17 +1,19 @@
 """Theorem 4 of liu2025 says that PEFT is the more sensitive to a perturbation of the gradient. What that says depends
 on how "sensitive" is read. (a) The extra clean loss that the perturbation causes: PEFT's is the larger one for
-{share_extra:.0%} of all perturbations here. It follows a perturbation in fewer directions; with half of the channels
-S2FT takes {part:.0%} of the harm that full fine-tuning takes, whatever the strength. (b) The loss left on the
-perturbed objective: PEFT's is the larger one for {share_left:.0%}. But that is what it cannot fit, and it is so
-without any perturbation. (c) The clean loss after adapting to the perturbed objective: PEFT loses by what it cannot
-fit and gains by what it does not follow. With half of the channels the gain outweighs in the mean if the
-perturbation's entries are more than {turn:.2g} times the gradient's. The printed formula has the expectation of (a),
-which is negative, beside a term of mean zero: it is positive, as the theorem says, for {share_weak:.0%} of the weakest
-perturbations here and for {share_strong:.0%} of the strongest.
+{share_extra:.0%} of all perturbations here. It follows a perturbation in fewer directions; with half of the weights of
+this one problem S2FT by rows takes {part:.0%} of the harm that full fine-tuning takes, by columns {part_columns:.0%},
+a random subspace {part_random:.0%}, whatever the strength. (b) The loss left on the perturbed objective: PEFT's is the
+larger one for {share_left:.0%}. But that is what it cannot fit, and it is so without any perturbation. (c) The clean
+loss after adapting to the perturbed objective: PEFT loses by what it cannot fit and gains by what it does not follow.
+The gain outweighs in the mean if the perturbation's entries are more than {turn:.2g} times the gradient's for S2FT by
+rows with half of the weights; over all methods and shares from {turn_least:.2g} to {turn_most:.2g} times. The printed
+formula has the expectation of (a), which is negative, beside a term of mean zero: it is positive, as the theorem says,
+for {share_weak:.0%} of the weakest perturbations here and for {share_strong:.0%} of the strongest (S2FT by rows, half
+of the weights).
 
-Simulation and expectation {agrees}: of {count:d} means, the farthest lies {worst:.1f} standard errors off. The
-readings stand as `liu2025/theorem-4`, `liu2025/theorem-4-a`, `liu2025/theorem-4-b` and `liu2025/theorem-4-c` in the
-ledger, and the identities as `linnet/sensitivity`.
+Simulation and expectation {agrees}: of {count:d} means, from {sets:d} sets of perturbations that all methods share,
+the farthest lies {worst:.1f} standard errors off. The readings stand as `liu2025/theorem-4`, `liu2025/theorem-4-a`,
+`liu2025/theorem-4-b` and `liu2025/theorem-4-c` in the ledger, and the identities as `linnet/sensitivity`.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ import numpy as np
 
 from linnet.plots import panels, simulated, theory
 
-CAPTION = """PEFT minus full fine-tuning on the quadratic of one layer of {weights:d} weights, whose gradient is
-perturbed by Gaussian noise. Lines join exact expectations; points: mean of {replicates:d} perturbations, with one
-standard error. The strength is the standard deviation of the noise over the root mean square entry of the gradient:
-{weak:.2g} in the second panel, {strong:.2g} in the first and the third, which also shows (c) at {weak:.2g}, pale. Last
-row: S2FT on half of the channels."""
+CAPTION = """PEFT minus full fine-tuning on the quadratic of one layer of {weights:d} weights, of a single problem,
+whose gradient is perturbed by Gaussian noise. Lines join exact expectations; points: mean of {replicates:d}
+perturbations, with one standard error. The strength is the standard deviation of the noise over the root mean square
+entry of the gradient: {weak:.2g} in the second panel, {strong:.2g} in the first and the third, which also shows (c) at
+{weak:.2g}, pale. Last row: S2FT on half of the channels."""
 
 NAMES = ("S2FT", "S2FT columns", "random subspace", "LoRA, tangents")
 READINGS = {
@@ -103,23 +105,33 @@ def findings(table):
     """Return how often and where PEFT is the worse, reading by reading, and how far means lie from expectations."""
     half = halved(table)
     first = half.iloc[0]
-    # Both parts of (c) are exact: what is not fitted does not depend on the strength, what is not followed is (a).
-    missed = first.predicted_clean - first.predicted_extra
-    turn = float(np.sqrt(missed / -first.predicted_extra)) * first.relative
+    gradient = float(table.gradient.iloc[0])
+
+    def turn(rows):
+        # Both parts of (c) are exact: what is not fitted does not depend on the strength, what is not followed is (a).
+        return np.sqrt((rows.predicted_clean - rows.predicted_extra) / -rows.predicted_extra) * rows.strength / gradient
+
     names = [*READINGS, "extra_peft", "extra_full"]
     off = np.concatenate([(table[n] - table[f"predicted_{n}"]) / table[f"{n}_se"] for n in names])
     worst = float(np.max(np.abs(off)))
-    gradient = float(table.gradient.iloc[0])
+    weakest = table[table.strength == table.strength.min()]
+    parts = weakest[weakest.share == 0.5].set_index("method")
+    parts = parts.predicted_extra_peft / parts.predicted_extra_full
     return {
         "share_extra": float(table.share_extra.max()),
         "share_left": float(table.share_left.min()),
-        "part": float(first.predicted_extra_peft / first.predicted_extra_full),
-        "turn": turn,
+        "part": float(parts["S2FT"]),
+        "part_columns": float(parts["S2FT columns"]),
+        "part_random": float(parts["random subspace"]),
+        "turn": float(turn(first)),
+        "turn_least": float(turn(weakest).min()),
+        "turn_most": float(turn(weakest).max()),
         "share_weak": float(half.share_printed.iloc[0]),
         "share_strong": float(half.share_printed.iloc[-1]),
         "agrees": "agree" if worst <= 5 else "disagree",
         "worst": worst,
         "count": len(off),
+        "sets": table.groupby(["seed", "strength"]).ngroups,
         "weights": round(float(first.parameters / first.share)),
         "replicates": int(table.replicates.iloc[0]),
         "weak": WEAK / gradient,

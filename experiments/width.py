@@ -1,8 +1,10 @@
 """Sec. 4.2 of yang2024 asks which learning rates keep one update of a layer's output of order 1 as the layer grows
-wide. At rates that do not depend on the width n, full fine-tuning and S2FT grow like n, both with plain gradient steps
-and with their signs, which stand for Adam: `yang2024/sec-4.2-learning-rate`, that S2FT needs a rate of order 1/n,
-{s2ft} (fitted exponent {s2ft_plain:.2f} ± {s2ft_plain_se:.2f} at that rate). Its output over *all* channels moves less
-as n grows, if the number of trained channels does not grow with it (fitted exponent {overall:.2f}).
+wide. Here the entries of the input x and of the gradient G by the output are of order 1, and G is the same in both
+steps: all exponents depend on it. At rates that do not depend on the width n, full fine-tuning and S2FT grow like n,
+both with plain gradient steps and with their signs, which stand for Adam: `yang2024/sec-4.2-learning-rate`, that S2FT
+needs a rate of order 1/n, {s2ft} (fitted exponent {s2ft_plain:.2f} ± {s2ft_plain_se:.2f} at that rate). Its output
+over *all* channels moves less as n grows, if the number of trained channels does not grow with it (fitted exponent
+{overall:.2f}).
 
 For LoRA the section gives a rate of order 1 for U and 1/n for V. With signs that {lora_sign}: the fitted exponents lie
 within {sign_worst:.3f} of 0. With plain gradients, which the section computes with, it {lora_plain}: from U = 0, the
@@ -24,9 +26,9 @@ import pandas as pd
 from linnet.plots import look, panels, simulated, theory
 
 CAPTION = """Root mean square change of the output, per entry that the method can move, against the width: above with
-plain gradient steps, below with their signs, as in Adam's first step. Left: all learning rates 1; middle: those of Sec.
-4.2; right: those that keep every part of order 1. Lines: exact expectation; points: {replicates:d} draws, with one
-standard error. Full fine-tuning and S2FT move each trained entry alike."""
+plain gradient steps, below with their signs, as in Adam's first step. Left: all learning rates 1; middle: those of
+Sec. 4.2; right: those that keep every part of order 1. Lines: exact expectation; points: {replicates:d} draws, with
+one standard error. Full fine-tuning and S2FT move each trained entry alike."""
 
 SERIES = {
     ("full FT", 1): "full FT",

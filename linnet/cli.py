@@ -42,7 +42,10 @@ def compare(
     figure: Annotated[Path | None, typer.Option(help="Draw the comparison (.png, .pdf, .svg).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of splits and random choices.")] = 0,
 ) -> None:
-    """Compare all fine-tuning methods on your network and your two data sets."""
+    """Compare all methods on your network and data.
+
+    Two data sets: one to fine-tune on, one to see what is forgotten.
+    """
     from linnet.compare import command
 
     command(network, train, test, layer, rank, example, json, figure, seed)
@@ -80,7 +83,10 @@ def show(
     budget: Annotated[Literal["quick", "full"], typer.Option(help="How many instances the claim meets.")] = "quick",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all drawing.")] = 0,
 ) -> None:
-    """Print one claim: statement, source, hypotheses, verdict, and the instance behind it."""
+    """Print one claim, its verdict and its instance.
+
+    Statement, source, hypotheses; the claim is tried anew.
+    """
     from linnet.report import verdicts
 
     raise typer.Exit(verdicts.show(claim, budget, seed))
@@ -91,7 +97,10 @@ def certify(
     file: Annotated[Path, typer.Argument(help="A ledger, or one certificate.")],
     claims: Annotated[list[Path] | None, typer.Option(help="Claim file that a certificate speaks of.")] = None,
 ) -> None:
-    """Re-check certificates by exact arithmetic; exit code 1 if one does not stand."""
+    """Check certificates again, by exact arithmetic.
+
+    The exit code is 1 if one does not stand.
+    """
     from linnet.report import verdicts
 
     raise typer.Exit(verdicts.certify(file, claims or []))
@@ -103,7 +112,10 @@ def page(
     html: Annotated[Path, typer.Option(help="The page to write.")],
     claims: Annotated[list[Path] | None, typer.Option(help="Claim file that the ledger speaks of.")] = None,
 ) -> None:
-    """Draw a ledger as a page for the browser, without trying anything again."""
+    """Draw a ledger as a page for the browser.
+
+    Nothing is tried again.
+    """
     from linnet.report import verdicts
 
     raise typer.Exit(verdicts.redraw(ledger, html, claims or []))
@@ -118,7 +130,11 @@ def sweep(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of journal and table; sweeps/NAME by default.")] = None,
 ) -> None:
-    """Simulate every cell of a grid; killed and started again, it goes on where it was."""
+    """Simulate every cell of a grid; resumable.
+
+    Killed and started again, it goes on where it was. NAME is EXPERIMENT without its folder. How to write one:
+    docs/writing-an-experiment.md; an example: experiments/samples.toml.
+    """
     from linnet.sweep.command import command
 
     raise typer.Exit(command(file, jobs, scheduler, out))
@@ -132,7 +148,11 @@ def draw(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of NAME.pdf, NAME.png and NAME.md.")] = Path("figures"),
 ) -> None:
-    """Draw the figures of sweeps from their tables, without simulating anything again."""
+    """Draw the figures of sweeps from their tables.
+
+    Nothing is simulated again. NAME is EXPERIMENT without its folder. How to write EXPERIMENT.py:
+    docs/writing-an-experiment.md.
+    """
     from linnet.plots import draw_experiment
 
     for file in files:

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from linnet.errors import DataError
 from linnet.report.files import Outputs
-from linnet.sweep.spec import read_title
+from linnet.sweep.spec import read_sweep, read_title
 from linnet.sweep.table import read_table
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ WIDTH = 6.5
 
 MARKERS = ("s", "^", "D", "v", "P", "X", "<", "*", ">", "d")
 """One for each colour of seaborn's colour-blind palette, so that print in grey can tell them apart too."""
+
+OTHER_MARKERS = ("p", "X", "8", ">", "<", "H", "h")
 
 LOOKS = {
     "full FT": -1,
@@ -64,16 +67,21 @@ RC: dict[Any, Any] = {
 
 
 def look(name: str, among: Sequence[str] = ()) -> tuple[str, str]:
-    """Return colour and marker: a method's own, or, of other names, the next by its place ``among`` them."""
+    """Return colour and marker: a method's own, or, of other names, the next by its place ``among`` them.
+
+    Others take colours that no method of this figure has; their markers are no method's.
+    """
     import seaborn
 
+    colours = seaborn.color_palette("colorblind").as_hex()
     if name in LOOKS:
         place = LOOKS[name]
-    else:
-        others = [n for n in among if n not in LOOKS]
-        free = [i for i in range(len(MARKERS)) if i not in {LOOKS[n] for n in among if n in LOOKS}]
-        place = free[(others.index(name) if name in others else 0) % len(free)]
-    return (".1", "o") if place < 0 else (seaborn.color_palette("colorblind").as_hex()[place], MARKERS[place])
+        return (".1", "o") if place < 0 else (colours[place], MARKERS[place])
+    others = [n for n in among if n not in LOOKS]
+    shown = {LOOKS[n] for n in among if n in LOOKS}
+    free = [i for i in range(len(colours)) if i not in shown]
+    place = others.index(name) if name in others else 0
+    return colours[free[place % len(free)]], OTHER_MARKERS[place % len(OTHER_MARKERS)]
 
 
 def panels(columns: int, rows: int = 1, height: float = 2.4, **axes: Any) -> tuple[Figure, Any]:
@@ -151,15 +159,15 @@ def theory(
 def over_seeds(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     """Return the means over seeds of ``columns``, a row for each combination of ``by``.
 
-    Columns ``<name>_se`` become the standard errors of these means: of the sampling, for the problems that the seeds
-    have drawn.
+    Columns ``<name>_se`` become the standard errors of these means over the seeds: they speak of other problems like
+    these, not only of other samples. Of a single seed they stay what they were.
     """
     groups = table.groupby(list(by), dropna=False)
     means = groups[list(columns)].mean()
     for name in columns:
         if f"{name}_se" in table:
-            squares = groups[f"{name}_se"].agg(lambda errors: float((errors**2).sum()) ** 0.5 / len(errors))
-            means[f"{name}_se"] = squares
+            several = groups[name].sem()
+            means[f"{name}_se"] = several.where(groups[name].count() > 1, groups[f"{name}_se"].first())
     return means.reset_index()
 
 
@@ -182,7 +190,7 @@ def plain_log(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -197,7 +205,7 @@ def load_drawing(path: Path) -> ModuleType:
     """Return the Python file beside a sweep that draws it: ``draw(table)``, ``findings(table)``, ``CAPTION``.
 
     Raises:
-        DataError: there is none, or something is missing in it.
+        DataError: there is none, it cannot be imported, or something is missing in it.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist; a sweep is drawn by the Python file of the same name beside it")
@@ -206,7 +214,10 @@ def load_drawing(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as err:
+        raise DataError(f"{path} cannot be imported ({type(err).__name__}: {err}); mend it") from None
     missing = [name for name in ("draw", "findings", "CAPTION") if not hasattr(module, name)]
     missing += [] if module.__doc__ else ["a docstring"]
     if missing:
@@ -223,24 +234,52 @@ def draw_experiment(sweep: Path, table: Path, out: Path) -> list[Path]:
         out: folder to write to.
 
     Raises:
-        DataError: something is missing, or cannot be written.
+        DataError: something is missing or fails, the table is another sweep's, or the disk refuses.
     """
-    title = read_title(sweep)
     module = load_drawing(sweep.with_suffix(".py"))
     data = read_table(table)
+    _require_own(sweep, table, data)
     targets = [out / f"{sweep.stem}{suffix}" for suffix in (".pdf", ".png", ".md")]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise DataError(f"{out} cannot be made ({err.strerror}); give --out a folder that you may write to") from None
     with style(), Outputs(targets) as outputs:
-        figure = module.draw(data)
+        figure = _called(module, "draw", data)
+        if not hasattr(figure, "savefig"):
+            raise DataError(f"{sweep.with_suffix('.py')}: draw returned a {type(figure).__name__}; return the figure")
         # Without a date the same table gives the same bytes.
         figure.savefig(outputs.part(targets[0]), format="pdf", metadata={"CreationDate": None})
         figure.savefig(outputs.part(targets[1]), format="png", dpi=200)
-        outputs.part(targets[2]).write_text(text(title, sweep, module, data), encoding="utf-8")
+        said = text(read_title(sweep), sweep, module, _called(module, "findings", data))
+        outputs.part(targets[2]).write_text(said, encoding="utf-8")
         outputs.commit()
     return targets
+
+
+def _require_own(sweep: Path, table: Path, data: pd.DataFrame) -> None:
+    """Refuse a table that is not of the sweep as it stands.
+
+    Raises:
+        DataError: says how many cells are missing, and how many belong to something else.
+    """
+    cells, found = {cell.key() for cell in read_sweep(sweep).cells()}, set(data["cell"])
+    if cells != found:
+        raise DataError(
+            f"{table} is not the table of {sweep} as it stands: {len(cells - found)} of {len(cells)} cells are "
+            f"missing, {len(found - cells)} are of another sweep; run linnet sweep {sweep}"
+        )
+
+
+def _called(module: ModuleType, name: str, table: pd.DataFrame) -> Any:
+    try:
+        return getattr(module, name)(table)
+    except Exception as err:
+        own = [frame for frame in traceback.extract_tb(err.__traceback__) if frame.filename == module.__file__]
+        where = (
+            f"{Path(module.__file__ or '').name}, line {own[-1].lineno}" if own else Path(module.__file__ or "").name
+        )
+        raise DataError(f"{where}: {name} failed ({type(err).__name__}: {err}); mend it") from None
 
 
 @contextmanager
@@ -253,17 +292,21 @@ def style() -> Iterator[None]:
         yield
 
 
-def text(title: str, sweep: Path, module: ModuleType, table: pd.DataFrame) -> str:
-    """Return title, caption and paragraph in Markdown, with the numbers that ``findings`` has measured, and how.
+def text(title: str, sweep: Path, module: ModuleType, found: dict[str, Any]) -> str:
+    """Return title, caption and paragraph in Markdown, with the numbers that ``findings`` has found, and how.
 
     Raises:
-        DataError: the text names a number that is not among them.
+        DataError: the text names a number that is not among them, or has a placeholder that cannot be read.
     """
-    found = module.findings(table)
+    name = Path(module.__file__ or "").name
     try:
         caption, paragraph = (_filled(part, found) for part in (module.CAPTION, inspect.cleandoc(module.__doc__ or "")))
-    except (KeyError, IndexError, ValueError) as err:
-        raise DataError(f"{module.__file__}: the text needs {err}, which findings does not return") from None
+    except (KeyError, IndexError) as err:
+        raise DataError(f"{name}: the text needs {err}, but findings returns {', '.join(found)}") from None
+    except ValueError as err:
+        raise DataError(
+            f"{name}: a placeholder of the text cannot be read ({err}); write {{name}} or {{name:.2f}}"
+        ) from None
     file = (Path(sweep.parent.name) / sweep.name).as_posix()
     again = f"linnet sweep {file} && linnet draw {file}"
     return f"# {title}\n\n*{caption}*\n\n{paragraph}\n\nSimulated and drawn by `{again}`.\n"

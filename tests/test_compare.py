@@ -16,6 +16,7 @@ import linnet as ln
 from linnet import cli
 from linnet.compare import Estimate, compare, crossfit
 from linnet.compare.affine import best_affine
+from linnet.compare.bounds import bounds_that_apply
 from linnet.compare.core import _Table
 from linnet.compare.crossfit import FOLDS, Losses, difference, estimate, fit_methods, losses, split
 from linnet.compare.decide import critical, recommend
@@ -691,3 +692,13 @@ def test_the_library_refuses_with_the_same_text(tmp_path, monkeypatch, capsys):
     batch = ln.DeepLinearNetwork.random(WIDTHS, rng=np.random.default_rng(0), batch=(2,))
     with pytest.raises(ShapeError, match="loop over the batch"):
         compare(batch, good, good, 1, 1)
+
+
+def test_only_upper_bounds_are_listed_and_true_ones_hold(rng):
+    """``linnet/lora-out-of-distribution`` states a lower bound beside its upper one."""
+    net = ln.DeepLinearNetwork.random([6, 5, 4, 3], rng=rng)
+    x, y = rng.normal(size=(80, 6)), rng.normal(size=(80, 3))
+    train, test = ln.Moments.from_data(x, y), ln.Moments.from_data(2 * x, y + x[:, :3])
+    found = bounds_that_apply(net, 1, train, test, np.array([0, 1]), 2)
+    assert "linnet/lora-out-of-distribution" in {bound.id for bound in found}
+    assert all(bound.slack >= 0 for bound in found), [b for b in found if b.slack < 0]

@@ -85,7 +85,7 @@ def hooks():
 
 def titled(page):
     """Return the blocks of Python of a page that are files, by name; the pages to be read are tried as they stand."""
-    found = re.findall(r'^```python title="(.+?)"\n(.*?)^```', (DOCS / page).read_text(encoding="utf-8"), re.M | re.S)
+    found = re.findall(r'^```\w+ title="(.+?)"\n(.*?)^```', (DOCS / page).read_text(encoding="utf-8"), re.M | re.S)
     assert found
     return dict(found)
 
@@ -286,7 +286,12 @@ def test_the_experiment_of_the_guide_runs_and_is_drawn(tmp_path):
     page = (DOCS / "writing-an-experiment.md").read_text(encoding="utf-8")
     for name, text in titled("writing-an-experiment.md").items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    for command in (["sweep", "mine.toml"], ["draw", "mine.toml", "--out", "figures"], ["sweep", "norms.toml"]):
+    for command in (
+        ["sweep", "mine.toml"],
+        ["draw", "mine.toml", "--out", "figures"],
+        ["sweep", "norms.toml"],
+        ["sweep", "digits.toml"],
+    ):
         subprocess.run([*LINNET, *command], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     assert "times the risk of S2FT" in (tmp_path / "figures" / "mine.md").read_text(encoding="utf-8")
     wrong = (tmp_path / "mine.toml").read_text(encoding="utf-8").replace("ranks = [1, 2, 4]", "ranks = [20]")
@@ -298,6 +303,11 @@ def test_the_experiment_of_the_guide_runs_and_is_drawn(tmp_path):
     assert script is not None
     (tmp_path / "mine.toml").write_text(titled("writing-an-experiment.md")["mine.toml"], encoding="utf-8")
     subprocess.run([sys.executable, "-c", script[1]], cwd=tmp_path, check=True)
+
+
+def test_the_gallery_has_a_place_for_every_experiment(hooks):
+    placed = [name for names in hooks.THEMES.values() for name in names]
+    assert sorted(placed) == sorted(path.stem for path in (ROOT / "experiments").glob("*.toml"))
 
 
 def test_the_theory_checks_itself():

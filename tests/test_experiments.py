@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linnet.plots import draw_experiment, load_drawing
-from linnet.sweep import read_sweep, read_table
+from linnet.errors import DataError
+from linnet.plots import LOOKS, draw_experiment, load_drawing, look, over_seeds
+from linnet.sweep import read_sweep, read_table, run_sweep
 from linnet.sweep.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,7 +104,17 @@ def test_every_point_is_within_five_standard_errors_of_theory(name):
         loose = rows[error > CAP * scale + rounding]
         assert loose.empty, loose[["method", measured, predicted, f"{measured}_se"]].to_string()
         held += len(rows)
-    theories = {"samples", "interpolation", "ranks", "lora-variance", "sensitivity", "descent", "width", "fusion"}
+    theories = {
+        "samples",
+        "interpolation",
+        "subspace",
+        "ranks",
+        "lora-variance",
+        "sensitivity",
+        "descent",
+        "width",
+        "fusion",
+    }
     assert held or name not in theories, "theory and simulation have lost each other"
 
 
@@ -135,22 +146,36 @@ SAID = {
     "samples": lambda f: (
         f["ratio"] < 1 < f["ratio_columns"] < f["ratio_lora"] and f["crossing_low"] < f["crossing_high"]
     ),
-    "memorisation": lambda f: f["far_lora"] < f["far_sparse"] < f["far_full"] and f["sparse_many"] < f["lora_many"],
-    "memorisation-digits": lambda f: (
-        f["sparse_n"] < f["lora_n"] and f["out_lora"] < min(f["out_s2ft"], f["out_sparse"])
+    "memorisation": lambda f: (
+        f["far_lora"] < f["far_sparse"] < f["far_full"]
+        and f["sparse_many"] < f["lora_many"]
+        and abs(f["gap"]) < 2 * f["gap_se"]
     ),
-    "selection": lambda f: f["gradient_confined"] < f["gradient_spread"] < f["random_spread"] and f["others"] < 0.05,
-    "selection-digits": lambda f: f["gradient"] < f["random"] - f["others"],
+    "memorisation-digits": lambda f: (
+        f["sparse_n"] < f["lora_n"]
+        and f["sparse"] < f["lora"]
+        and f["far_lora"] < f["far_sparse"] < f["full_out"]
+        and f["out_lora"] < min(f["out_s2ft"], f["out_sparse"])
+    ),
+    "selection": lambda f: f["gradient_confined"] < f["gradient_spread"] < f["random_spread"] and f["others"] < 3,
+    "selection-digits": lambda f: (
+        f["gradient"] < -3 * f["gradient_se"] and f["others"] < 3 and abs(f["old"]) < 2 * f["old_se"]
+    ),
     "forgetting": lambda f: f["variance"] > 0,
-    "forgetting-data": lambda f: f["lora"] < min(f["s2ft"], f["columns"], f["sparse"]),
+    "forgetting-data": lambda f: (
+        f["lora"] < min(f["s2ft"], f["columns"], f["sparse"])
+        and f["part_gain"] < f["full_gain"]
+        and f["full_lost"] < f["part_lost"]
+    ),
     "interpolation": lambda f: max(f["full"], f["rows"], f["columns"]) < 1.2 * f["start"],
     "ranks": lambda f: f["fast"] > 0.9 > 0.5 > f["slow"] and f["least"] < f["full"],
-    "lora-variance": lambda f: f["fast"] < f["slow"],
+    "lora-variance": lambda f: 0.95 < f["far_low"] < f["far_high"] < 1.05 and min(f["under"], f["over"]) > 1.5,
     "capacity": lambda f: f["violated_bound"] == 0 and f["factor_linear"] > 1 and f["gaussian"] == "none",
     "sensitivity": lambda f: f["share_extra"] == 0 and f["share_left"] == 1 and f["worst"] < 5,
     "width": lambda f: f["worst_se"] < 5 and abs(f["s2ft_plain"]) < 0.05 and f["grown"] > 0.9,
     "descent": lambda f: f["converged"] == 1 and f["s2ft_se"] < 5 and f["worst_excess"] < 1e-9,
     "increments": lambda f: f["near_all"] == f["cases"] and f["near_sparse_population"] == 0 and f["worst"] < 5,
+    "subspace": lambda f: f["agree"] >= f["of"] - 1 and f["least"] < f["most"],
     "fusion": lambda f: f["undone"] < 1e-9 and f["own_tie"] == 1 and f["fused_related"] > 0.9 > f["fused_unrelated"],
 }
 
@@ -177,3 +202,96 @@ def test_population_solutions_obey_the_law_of_forgetting():
     # Of what is chosen at random, means over draws: the law is linear and holds for them too.
     assert np.allclose(whole.forgetting, (2 * whole["shift.share"] - 1) * gain, atol=1e-9)
     assert set(whole.method) == {"full FT", "LoRA", "S2FT", "S2FT columns", "SpFT"}
+
+
+FEW = """title = "Few"
+study = "layer"
+[base]
+network = { widths = [4, 3, 2], layer = 0 }
+methods = [{ method = "FullFT" }]
+replicates = 5
+[[grid]]
+n = [6, 8]
+"""
+DRAWING = '''"""On {most:.0f} samples."""
+
+from linnet.plots import panels
+
+CAPTION = "Risk."
+
+
+def draw(table):
+    figure, ax = panels(1)
+    ax.plot(table.n, table.risk_in)
+    return figure
+
+
+def findings(table):
+    return {"most": table.n.max()}
+'''
+
+
+@pytest.fixture
+def few(tmp_path):
+    """A sweep, its drawing and its table."""
+    (tmp_path / "few.toml").write_text(FEW, encoding="utf-8")
+    (tmp_path / "few.py").write_text(DRAWING, encoding="utf-8")
+    return tmp_path / "few.toml", run_sweep(read_sweep(tmp_path / "few.toml"), tmp_path).table
+
+
+def test_a_drawing_is_made_with_its_text(few, tmp_path):
+    draw_experiment(*few, tmp_path / "out")
+    text = (tmp_path / "out" / "few.md").read_text(encoding="utf-8")
+    assert "On 8 samples." in text
+    assert "linnet sweep" in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("{most:.0f}", "{least:.0f}", r"few.py: the text needs 'least', but findings returns most"),
+        ("{most:.0f}", "{most:.0q}", r"few.py: a placeholder of the text cannot be read"),
+        ("{most:.0f}", "{most", r"few.py: a placeholder of the text cannot be read"),
+        ("return figure", "return None", "draw returned a NoneType; return the figure"),
+        ("table.risk_in", "table.risk", r"few.py, line 10: draw failed \(AttributeError"),
+        ("table.n.max()", "1 / 0", r"few.py, line 15: findings failed \(ZeroDivisionError"),
+        ("import panels", "import pannels", r"few.py cannot be imported \(ImportError"),
+        ("def draw(table):", "def draw(table:", r"few.py cannot be imported \(SyntaxError"),
+        ("def findings", "def found", "few.py lacks findings"),
+        ("CAPTION", "CAPTIONS", "few.py lacks CAPTION"),
+    ],
+)
+def test_a_mistake_in_a_drawing_is_said_in_a_line(few, tmp_path, before, after, said):
+    assert before in DRAWING
+    (tmp_path / "few.py").write_text(DRAWING.replace(before, after), encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        draw_experiment(*few, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_a_table_of_another_sweep_is_not_drawn(few, tmp_path):
+    file, table = few
+    file.write_text(FEW.replace("[6, 8]", "[6, 8, 10]"), encoding="utf-8")
+    with pytest.raises(DataError, match="1 of 3 cells are missing, 0 are of another sweep; run linnet sweep"):
+        draw_experiment(file, table, tmp_path / "out")
+    table.write_bytes(b"no table")
+    with pytest.raises(DataError, match="is no Parquet table"):
+        draw_experiment(file, table, tmp_path / "out")
+    with pytest.raises(DataError, match="does not exist; run linnet sweep first"):
+        draw_experiment(file, tmp_path / "none.parquet", tmp_path / "out")
+
+
+def test_means_over_seeds_speak_of_the_spread_between_them():
+    import pandas as pd
+
+    table = pd.DataFrame({"method": ["a", "a", "b"], "risk": [1.0, 3.0, 5.0], "risk_se": [0.1, 0.2, 0.3]})
+    means = over_seeds(table, ["method"], ["risk"]).set_index("method")
+    assert means.risk.to_dict() == {"a": 2.0, "b": 5.0}
+    assert means.risk_se.to_dict() == {"a": 1.0, "b": 0.3}
+
+
+def test_no_two_names_of_a_figure_look_alike():
+    names = ["LoRA", "S2FT", *(f"reading {i}" for i in range(6))]
+    looks = [look(name, names) for name in names]
+    assert len({colour for colour, _ in looks}) == len(names)
+    assert not {marker for _, marker in looks[2:]} & {look(name)[1] for name in LOOKS}

@@ -176,9 +176,9 @@ def test_real_data_are_judged_on_rows_that_were_not_trained_on():
     ("changed", "said"),
     [
         ({"data": "iris"}, "base.data: no data set 'iris'"),
-        ({"n": 10_000}, "base.n: 10000 rows to train on"),
+        ({"n": 10_000}, "base.n: diabetes has 114 rows to train on, half of the target's, not 10000; give 1 to 114"),
         ({"widths": [3, 1]}, "base.widths: diabetes has 10 inputs"),
-        ({"layer": 7}, "base.layer: layer 7"),
+        ({"layer": 7}, "base.layer: layer 7 of a network with 3; layers count from 0; give 0 to 2"),
         ({"methods": [{"method": "LoRA", "ranks": [40]}]}, "base.methods[0].ranks[0]: rank 40"),
     ],
 )
@@ -187,3 +187,19 @@ def test_what_the_data_do_not_have_is_named(changed, said):
     with pytest.raises(DataError) as err:
         sweep_of({"title": "t", "study": "data", "base": {**DATA, **changed}})
     assert said in str(err.value)
+
+
+def test_another_size_does_not_change_what_is_drawn_for_the_first():
+    def rows(entries):
+        found = cell(n=8, replicates=5, methods=[{"method": "SparseFT", "entries": entries}]).run()
+        return {row.size: row for row in found}
+
+    assert rows([3])[3] == rows([9, 3])[3]
+
+
+def test_noise_levels_share_their_problem():
+    quiet, loud = (cell(task={"size": 1.0, "noise": noise}).problem() for noise in (0.1, 2.0))
+    for a, b in ((quiet[0].product, loud[0].product), (quiet[1].train.coef, loud[1].train.coef)):
+        assert np.array_equal(a, b)
+    assert np.array_equal(quiet[1].test.coef, loud[1].test.coef)
+    assert loud[1].train.noise_cov[0, 0] == pytest.approx(4.0)

@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 from pyarrow import parquet
-from sweeps import mine, short, toys
+from sweeps import mine, short, toys, write
 
 from linnet.errors import DataError
 from linnet.sweep import mean_and_error, read_sweep, read_table, run_sweep, study, sweep_of
 from linnet.sweep.studies import layer
+from linnet.sweep.study import cell_of
 
 # The file.
 
@@ -56,18 +57,21 @@ def altered(**changes):
 
 
 LORA = [{"method": "FullFT"}, {"method": "LoRA", "ranks": [2, 5]}]
+METHODS = "give one of FullFT, LoRA, S2FT, SparseFT, FrozenFactorLoRA"
+AXIS = "an axis is a list of values; of a parameter that is a list itself write"
+TWICE = [{"method": "S2FT", "channels": [1]}, {"method": "LoRA", "ranks": [1]}, {"method": "S2FT", "channels": [2, 1]}]
 
 
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
         ({"study": "layer"}, "title: missing; this parameter has no default"),
-        (altered(titel="x"), "titel: unknown key; remove it, or correct its name"),
-        (altered(title=3), "title: input should be a valid string (given: 3)"),
+        (altered(titel="x"), "titel: unknown key; did you mean title?"),
+        (altered(title=3), "title: text is needed, in quotes (given: 3)"),
         (altered(study="layr"), "no study 'layr'; give one of "),
         (altered(study="none.py"), "none.py': there is no such file"),
         (altered(grid={"seed": [1]}), "grid: one table; write it in double brackets, [[grid]]"),
-        (altered(grid=[]), "grid: list should have at least 1 item"),
+        (altered(grid=[]), "grid: empty; give at least one"),
         (altered(grid=[{"seed": 3}]), "grid.seed: 3 is no axis; give a list of at least one value"),
         (altered(grid=[{"seed": []}]), "grid.seed: [] is no axis"),
         (altered(grid=[{"seed": [1], "task": {}}]), "grid.task: {} is no axis"),
@@ -81,15 +85,14 @@ LORA = [{"method": "FullFT"}, {"method": "LoRA", "ranks": [2, 5]}]
         (altered(base__network__layer=2), "base.network.layer: layer 2 of a network with 2; layers count from 0"),
         (altered(base__methods=LORA), "base.methods[1].ranks[1]: rank 5 for a 5 x 4 layer; give 1 to 4"),
         (altered(base__methods__0__rank=1), "base.methods[0].rank: unknown key"),
-        (altered(base__methods=[{"method": "LoRA", "ranks": ["x"]}]), "base.methods[0].ranks[0]: input should be a"),
-        (altered(base__methods=[{"method": "Lora", "ranks": [1]}]), "base.methods[0]: input tag 'Lora' found"),
-        (altered(base__methods=[{"ranks": [1]}]), "base.methods[0]: unable to extract tag"),
+        (altered(base__methods=[{"method": "LoRA", "ranks": ["x"]}]), "base.methods[0].ranks[0]: a whole number is"),
+        (altered(base__methods=[{"method": "Lora", "ranks": [1]}]), f"base.methods[0]: no method 'Lora'; {METHODS}"),
+        (altered(base__methods=[{"ranks": [1]}]), f"base.methods[0]: method is missing; {METHODS}"),
         (
             altered(base__methods=[{"method": "S2FT", "channels": [1], "by": "luck"}]),
-            "base.methods[0].by: input should be 'random', 'weight', 'activation', 'product' or 'gradient' (given: "
-            "'luck'); or input should be 'first' (given: 'luck')",
+            "base.methods[0].by: no by 'luck'; give one of random, weight, activation, product, gradient, first",
         ),
-        (altered(grid__0__netwrk=[1]), "grid.netwrk[0]: unknown key"),
+        (altered(grid__0__netwrk=[1]), "grid.netwrk: unknown key; did you mean network?"),
         (altered(grid__0__network={"layer": [0, 2]}), "grid.network.layer[1]: layer 2 of a network with 2"),
         (altered(grid__0__methods=[[{"method": "FullFT"}], LORA]), "grid.methods[1][1].ranks[1]: rank 5 for a 5 x 4"),
         (altered(grid__0__task=[{"rank": 1}, {"rank": 9}]), "grid.task[1].rank: rank 9 in a 5 x 4 layer"),
@@ -105,12 +108,109 @@ def test_what_no_cell_can_be_is_refused_with_its_place(raw, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"grid__0__seed": {"range": [0, 10**12]}}, f"grid.seed.range: {10**12} values; a sweep has at most 10000000"),
+        (
+            {"grid__0__seed": {"range": [0, 10**6]}, "grid__0__n": {"range": [1, 10**6 + 1]}},
+            f"grid: {10**12} cells; a sweep has at most 10000000",
+        ),
+        ({"grid__0__seed": {"range": [-(2**63), 2**63 - 1]}}, f"grid.seed.range: {2**64 - 1} values; a sweep has"),
+        ({"base__replicates": True}, "base.replicates: a whole number is needed (given: true)"),
+        ({"base__replicates": "5"}, 'base.replicates: a whole number is needed (given: "5")'),
+        ({"base__replicates": 5.0}, "base.replicates: a whole number is needed (given: 5.0)"),
+        ({"base__n": "9"}, 'base.n: a number is needed (given: "9")'),
+        ({"grid__0__n": [9, True]}, "grid.n[1]: a number is needed (given: true)"),
+        ({"base__methods": [{"method": "LoRA", "ranks": ["1"]}]}, "base.methods[0].ranks[0]: a whole number is needed"),
+        ({"base__methods": [{"method": "LoRA", "ranks": 2}]}, "base.methods[0].ranks: a list is needed: ranks = [2]"),
+        ({"base__methods": [{"method": "LoRA", "ranks": []}]}, "base.methods[0].ranks: empty; give at least one"),
+        ({"base__methods": []}, "base.methods: empty; give at least one"),
+        ({"base__network__widths": [4]}, "base.network.widths: 1 given; give at least 2"),
+        (
+            {"base__methods": ["LoRA"]},
+            'base.methods[0]: "LoRA"; give a table, such as { method = "LoRA", ranks = [2] }',
+        ),
+        ({"base__shift": "old"}, 'base.shift: "old"; give a table, such as { kind = "old" }'),
+        ({"base__network": 3}, "base.network: 3; give a table, such as { widths = [2, 2], layer = 0 }"),
+        ({"base__shift": {"kind": "odl"}}, "base.shift.kind: no kind 'odl'; give one of none, old, label, layer, chan"),
+        ({"grid__0__network": {"widths": [4, 5, 3]}}, f"grid.network.widths: {AXIS} [[4, 5, 3]]"),
+        (
+            {"grid__0__methods": [{"method": "LoRA", "ranks": [2]}]},
+            f'grid.methods: {AXIS} [[{{ method = "LoRA", ranks = [2] }}]]',
+        ),
+        ({"grid__0__methods": {"ranks": [1, 2]}}, "grid.methods.ranks: methods is a list, which an axis cannot reach"),
+        ({"base__n": [8, 9]}, "base.n: a number is needed (given: [8, 9]); what varies belongs under [[grid]]"),
+        ({"base__task": [1]}, "base.task: [1]; give a table, such as { size = 1.0 }"),
+        ({"grid": 3}, "grid: no list of tables; begin each with its name in double brackets, [[grid]]"),
+        ({"replicates": 3}, "replicates: a parameter of the study; it belongs under [base]"),
+        ({"grid__0__sed": [1, 2, 3]}, "grid.sed: unknown key; did you mean seed?"),
+        ({"grid__0__netwrk": {"layer": [0, 1]}}, "grid.netwrk: unknown key; did you mean network?"),
+        ({"grid__0__network": {"layr": [0, 1]}}, "grid.network.layr: unknown key; did you mean layer?"),
+        ({"base__replicats": 3}, "base.replicats: unknown key; did you mean replicates?"),
+        ({"base__methods__0__xyz": 3}, "base.methods[0].xyz: unknown key; remove it, or correct its name"),
+        (
+            {"base__methods": [{"method": "LoRA", "ranks": [1], "rank": 2}]},
+            "base.methods[0].rank: unknown key; did you",
+        ),
+        ({"grid__0__n": {"log": [1, 9]}}, "grid.n: log is no way to list values; give a list, or n.range = [first, pa"),
+        ({"grid__0__n": {"range": [1, 9], "step": 2}}, "grid.n: range is no way to list values"),
+        ({"base__shift": {"kind": "channels", "size": 1.0}}, 'base.shift: a shift of kind "channels" needs channels'),
+        ({"base__shift": {"kind": "label"}}, 'base.shift: a shift of kind "label" needs a size'),
+        ({"base__shift": {"kind": "layer"}}, 'base.shift: a shift of kind "layer" needs a size'),
+        ({"base__shift": {"kind": "channels", "channels": 1}}, 'base.shift: a shift of kind "channels" needs a size'),
+        ({"base__network__layer": 3}, "layer 3 of a network with 2; layers count from 0; give 0 to 1"),
+        ({"base__methods": TWICE}, "base.methods[2].channels[1]: S2FT, channels 1, is given twice; leave one of them"),
+        ({"base__methods": [{"method": "FullFT"}] * 2}, "base.methods[1]: full FT is given twice; leave one of them"),
+    ],
+)
+def test_what_a_newcomer_writes_is_answered_in_words(changes, said):
+    with pytest.raises(DataError) as caught:
+        sweep_of(altered(**changes))
+    assert str(caught.value).startswith(said) or str(caught.value).startswith(f"base.network.layer: {said}")
+    assert "\n" not in str(caught.value), "once, whichever cells there are"
+
+
+def test_what_is_right_is_taken_as_before():
+    methods = [{"method": "S2FT", "channels": [1]}, {"method": "S2FT", "channels": [1], "by": "first"}]
+    shift = {"kind": "label", "size": 0}
+    sweep = sweep_of(
+        altered(base__n=math.inf, base__shift=shift, base__methods=methods, grid__0__seed={"range": [0, 2]})
+    )
+    for cell in sweep.cells():
+        assert type(cell.shift.size) is float, "a whole number is a number"
+        assert cell.n == math.inf
+        assert cell_of(type(cell), cell.model_dump(mode="json")) == cell, "as processes hand it on"
+    assert sweep.grids[0][0].values == range(2), "not a list of its values: there may be millions"
+
+
+def test_fields_that_toml_has_no_word_for(tmp_path):
+    text = short(rows="[Row(float(sum(self.pair)))]").replace("size: int = 0", "pair: tuple[int, int]")
+    (tmp_path / "mine.py").write_text(text)
+    sweep = sweep_of({"title": "t", "study": "mine.py", "base": {"pair": [3, 4]}}, beside=tmp_path)
+    done = run_sweep(sweep, tmp_path / "out")
+    assert read_table(done.table)["value"].tolist() == [7.0]
+    with pytest.raises(DataError, match=r"^pair: a parameter of the study; it belongs under \[base\]$"):
+        sweep_of({"title": "t", "study": "mine.py", "pair": [3, 4]}, beside=tmp_path)
+
+
+def test_a_file_that_begins_with_a_mark_is_read(tmp_path):
+    file = write(tmp_path, "")
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read_sweep(file).title == "Toys"
+
+
 def test_several_faults_are_named_at_once(tmp_path):
     with pytest.raises(DataError) as caught:
         sweep_of(altered(base__netwrk=1, base__replicates=0, grid__0__n=[1.0, 0.5]))
     head, *faults = str(caught.value).splitlines()
     assert head == "2 faults:"
     assert [fault.split(":")[0] for fault in faults] == ["  base.replicates", "  base.netwrk"], "each of them once"
+    with pytest.raises(DataError) as caught:
+        sweep_of(altered(base__methods=[{"method": "S2FT", "channels": [1], "by": "x", "form": "x"}]))
+    _, by, form = str(caught.value).splitlines()
+    assert by.endswith("no by 'x'; give one of random, weight, activation, product, gradient, first")
+    assert form.endswith("base.methods[0].form: no form 'x'; give one of rows, columns")
     text = "[[grid]]\nn = [1, 2]\nbox.depth = [1, 5]\nseed = [-1, 0]\n"
     with pytest.raises(DataError) as caught:
         toys(tmp_path, text)
@@ -144,7 +244,7 @@ def test_cells_that_are_the_same_are_refused(tmp_path, monkeypatch):
 def test_files_that_are_no_sweep(tmp_path):
     with pytest.raises(DataError, match="does not exist; give the path of a sweep"):
         read_sweep(tmp_path / "none.toml")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder; give the path of a sweep"):
         read_sweep(tmp_path)
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"a\.toml cannot be read .*; a text file in TOML is needed"):
@@ -206,12 +306,15 @@ def test_files_that_define_no_study(tmp_path, text, said):
         ("value: int", "[Row(2**63)]", f"Row.value is {2**63}; its column holds int of 64 bits"),
         ("value: bool", "[Row(1)]", "Row.value is 1; its column holds bool"),
         ("value: int", "[Row(True)]", "Row.value is True; its column holds int of 64 bits"),
-        ("value: float", "None", "TypeError: 'NoneType' object is not iterable"),
+        ("value: float", "None", "run() returned None; return a list, each of it a Row"),
+        ("value: float", "Row(1.0)", "run() returned a Row; return a list of them"),
+        ("value: float", "[]", "run() returned no rows; return a list of at least one Row"),
+        ("value: float", "[Row(list(range(100)))]", "Row.value is [0, 1, 2, 3, 4, 5, ...]; its column holds float"),
     ],
 )
 def test_rows_that_the_table_cannot_hold_fail_their_cell_alone(tmp_path, column, rows, said):
     done = run_sweep(mine(tmp_path, column, rows), tmp_path)
-    assert [failure.error for failure in done.failures] == [said if "Type" in said else f"DataError: {said}"]
+    assert [failure.error for failure in done.failures] == [f"DataError: {said}"]
     assert len(read_table(done.table)) == 0
 
 

@@ -178,7 +178,8 @@ def test_other_versions_stop_a_sweep_and_change_nothing(tmp_path, monkeypatch):
     before = run_sweep(sweep, tmp_path / "out").table.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(running, "versions", lambda: {"linnet": "9", "numpy": "9"})
-        with pytest.raises(DataError, match=r"written by other versions \(linnet .* then, 9 now, numpy .* now"):
+        said = r"written by other versions \(code .* then, None now, linnet .* then, 9 now, numpy .* now"
+        with pytest.raises(DataError, match=said):
             run_sweep(sweep, tmp_path / "out")
     assert run_sweep(sweep, tmp_path / "out").kept == 10
     row = dataclasses.make_dataclass("ToyRow", [("method", str), ("other", float)], frozen=True)
@@ -387,5 +388,5 @@ def test_a_refused_sweep_writes_nothing(tmp_path):
     file = write(tmp_path, TEN + "box.wdth = [1]\n")
     before = sorted(tmp_path.rglob("*"))
     line = sweeps.refused(sweeps.linnet(file.name, cwd=tmp_path))
-    assert line == "linnet: toys.toml: grid.box.wdth[0]: unknown key; remove it, or correct its name"
+    assert line == "linnet: toys.toml: grid.box.wdth: unknown key; did you mean width?"
     assert sorted(p for p in tmp_path.rglob("*") if "__pycache__" not in p.parts) == before

@@ -186,9 +186,8 @@ def test_processes_that_cannot_start_are_not_tried_for_ever(tmp_path):
         [sys.executable, "unguarded.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.rstrip().endswith(
-        "DataError: the workers are gone; every finished cell is kept: run the same command again"
-    )
+    said = "DataError: the workers are gone; every finished cell is kept: run the same command again"
+    assert done.stderr.count(said) == 1  # warnings of the processes that failed may come after it
     assert ran(tmp_path) == []
 
 

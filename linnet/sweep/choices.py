@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from linnet.channels import Criterion, select_channels
 from linnet.finite_sample import Expectation, expectation, frozen_expectation
@@ -60,10 +60,11 @@ class MethodChoice(Part):
         field = self.most(1, 1)[0]
         return getattr(self, field) if field else [0]
 
-    def methods(self, problem: LayerProblem, rng: np.random.Generator) -> Iterator[tuple[int, Method]]:
-        """Yield (size, method)."""
+    def alone(self) -> Iterator[tuple[int, Self]]:
+        """Yield each size with the choice of that size alone, whose random draws do not depend on the others."""
+        field = self.most(1, 1)[0]
         for size in self.sizes():
-            yield size, self.of_size(size, problem, rng)
+            yield size, self.model_copy(update={field: [size]}) if field else self
 
     def check(self, d_out: int, d_in: int, place: tuple[str | int, ...]) -> None:
         """Refuse sizes that the layer does not have.
@@ -212,4 +213,25 @@ class FrozenChoice(MethodChoice):
 
 
 Choice = Annotated[FullChoice | LoRAChoice | S2FTChoice | SparseChoice | FrozenChoice, Field(discriminator="method")]
-Choices = Annotated[list[Choice], Field(min_length=1)]
+
+
+def _distinct(choices: list[Choice]) -> list[Choice]:
+    """Refuse two rows that no reader of the table could tell apart.
+
+    Raises:
+        MisfitError: names the second.
+    """
+    seen: set[tuple[str, str | None, int]] = set()
+    for i, choice in enumerate(choices):
+        field = choice.most(1, 1)[0]
+        for j, size in enumerate(choice.sizes()):
+            row = (choice.label(), getattr(choice, "by", None), size)
+            if row in seen:
+                where = (i, field, j) if field else (i,)
+                what = f"{choice.label()}, {field} {size}," if field else choice.label()
+                raise MisfitError(where, f"{what} is given twice; leave one of them out")
+            seen.add(row)
+    return choices
+
+
+Choices = Annotated[list[Choice], Field(min_length=1), AfterValidator(_distinct)]

@@ -36,7 +36,9 @@ class Network(Part):
     def _fits(self) -> Self:
         if self.layer >= len(self.widths) - 1:
             raise MisfitError(
-                ("layer",), f"layer {self.layer} of a network with {len(self.widths) - 1}; layers count from 0"
+                ("layer",),
+                f"layer {self.layer} of a network with {len(self.widths) - 1}; layers count from 0; "
+                f"give 0 to {len(self.widths) - 2}",
             )
         return self
 
@@ -117,7 +119,7 @@ class Moved(Part):
         kind: "none"; "old": back towards what the network knew, by a ``share`` of the task's residual; or the labels
             move by ``size`` in a random direction ("label"), in one that the layer can follow ("layer"), or in one
             that its first ``channels`` outputs can follow ("channels").
-        share: of "old": 1 asks for what the network knew, 0 for the task itself.
+        share: of "old": 1 asks for what the network knew, close to 0 for almost the task itself.
         size: root mean square of the other moves over the training inputs, in the units of y.
         strength: how far the inputs' covariance moves, see ``Shift.covariate``.
         channels: outputs of the layer that "channels" moves.
@@ -135,10 +137,15 @@ class Moved(Part):
             raise MisfitError(("size",), f'a shift of kind "{self.kind}" has no size; leave it out')
         if self.kind != "old" and self.share != 1:
             raise MisfitError(("share",), 'a share belongs to the kind "old", and to no other')
-        if (self.kind == "channels") != (self.channels is not None):
+        if self.kind == "channels" and self.channels is None:
+            raise MisfitError((), 'a shift of kind "channels" needs channels: how many of the layer\'s outputs move')
+        if self.kind != "channels" and self.channels is not None:
             raise MisfitError(
                 ("channels",), f'a shift of kind "{self.kind}"; channels belong to the kind "channels" alone'
             )
+        # A size of 0 that was written down is the start of an axis, one that was not is forgotten.
+        if self.kind in ("label", "layer", "channels") and "size" not in self.model_fields_set:
+            raise MisfitError((), f'a shift of kind "{self.kind}" needs a size, in the units of y')
         return self
 
     def check(self, network: Network) -> None:

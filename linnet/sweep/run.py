@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -26,7 +28,7 @@ import linnet
 from linnet.errors import DataError
 from linnet.sweep.journal import Journal
 from linnet.sweep.spec import Sweep
-from linnet.sweep.study import Study, computed, flat, study
+from linnet.sweep.study import Study, cell_of, computed, flat, study
 from linnet.sweep.table import write_table
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -34,14 +36,30 @@ AHEAD = 3
 """Cells that are handed out for each worker of several: enough to keep it busy, few enough that memory stays flat."""
 
 
+ELSEWHERE = ("trials", "report", "compare", "reference", "cli.py", "plots.py")
+"""Rooms of linnet that no cell enters."""
+
+
 def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
+    """Return what results depend on beside the parameters; ``code`` is a digest of linnet's own files."""
     return {
         "linnet": linnet.__version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "python": ".".join(platform.python_version_tuple()[:2]),
+        "code": _code(),
     }
+
+
+@cache
+def _code() -> str:
+    home = Path(linnet.__file__).parent
+    files = sorted(path.relative_to(home) for path in home.rglob("*.py"))
+    found = hashlib.blake2b(digest_size=8)
+    for path in files:
+        if path.parts[0] not in ELSEWHERE:
+            found.update(path.as_posix().encode() + b"\0" + (home / path).read_bytes() + b"\0")
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -206,7 +224,7 @@ class Outcome:
 def solve(source: str, parameters: dict[str, Any]) -> Outcome:
     """Compute one cell, in whatever process this runs."""
     try:
-        rows = json.dumps(computed(study(source).model_validate(parameters)))
+        rows = json.dumps(computed(cell_of(study(source), parameters)))
     except (Exception, SystemExit) as err:
         return _failed(err)
     return Outcome(rows, None, versions())
@@ -268,7 +286,8 @@ def run_sweep(
             for cell in (sweep.cells() if failed else ())
             if (error := journal.error(cell.key())) is not None
         )
-        table = write_table(sweep, journal, out / f"{sweep.name}.parquet", own)
+        stamps = {name: version for name, version in own.items() if name != "code"}
+        table = write_table(sweep, journal, out / f"{sweep.name}.parquet", stamps)
     return Done(table, total, kept, failures)
 
 

@@ -10,12 +10,13 @@ import inspect
 import json
 import math
 import pkgutil
+import reprlib
 import sys
 import threading
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -101,6 +102,18 @@ class Study(Part, ABC):
     def columns(self) -> dict[str, Any]:
         """Return the parameters as columns of a table: nested names joined by dots, lists as their JSON."""
         return flat(self.model_dump(mode="json", exclude=set(self.aside)))
+
+
+def cell_of(kind: type[Study], parameters: dict[str, Any]) -> Study:
+    """Return the cell of these parameters.
+
+    Nothing is converted: a number in quotes, or true for 1, is refused. They are read as JSON, of which a tuple, an
+    enumeration or a path may be made all the same.
+
+    Raises:
+        ValidationError: a parameter is not what its field asks for.
+    """
+    return kind.model_validate_json(json.dumps(parameters, default=str), strict=True)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -238,9 +251,18 @@ def computed(cell: Study) -> list[dict[str, Any]]:
     """Run a cell; return its rows by column, scalars of NumPy as Python's.
 
     Raises:
-        DataError: a row is no ``Row``, or holds what its columns do not.
+        DataError: there is no row, or one that is no ``Row`` or holds what its columns do not.
     """
-    return [_checked(row, type(cell)) for row in cell.run()]
+    rows: Any = cell.run()
+    name = type(cell).Row.__name__
+    if isinstance(rows, type(cell).Row):
+        raise DataError(f"run() returned a {name}; return a list of them")
+    if not isinstance(rows, Iterable):
+        raise DataError(f"run() returned {_shown(rows)}; return a list, each of it a {name}")
+    found = [_checked(row, type(cell)) for row in rows]
+    if not found:
+        raise DataError(f"run() returned no rows; return a list of at least one {name}")
+    return found
 
 
 def _checked(row: Any, kind: type[Study]) -> dict[str, Any]:
@@ -254,9 +276,14 @@ def _checked(row: Any, kind: type[Study]) -> dict[str, Any]:
             value = float(value)
         if type(value) not in kinds or (type(value) is int and not -LONG <= value < LONG):
             allowed = " or ".join(said for k, said in SCALARS.items() if k in kinds)
-            raise DataError(f"{kind.Row.__name__}.{name} is {value!r}; its column holds {allowed}")
+            raise DataError(f"{kind.Row.__name__}.{name} is {_shown(value)}; its column holds {allowed}")
         out[name] = value
     return out
+
+
+def _shown(value: Any) -> str:
+    """Return a value in one line, however large it is."""
+    return " ".join(reprlib.repr(value).split())
 
 
 def _digest(*parts: Any) -> bytes:

@@ -67,6 +67,8 @@ def read_table(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run linnet sweep first") from None
+    except (OSError, ValueError) as err:  # pyarrow's own errors are among these
+        raise DataError(f"{path} is no Parquet table ({str(err).splitlines()[0]}); run linnet sweep again") from None
     except ImportError as err:
         raise DataError(f"{NEEDED} ({err})") from None
 

@@ -105,10 +105,17 @@ class DataStudy(Study):
         if len(widths) < 2 or (widths[0], widths[-1]) != (p, q):
             raise MisfitError(("widths",), f"{self.data} has {p} inputs and {q} outputs; give [{p}, ..., {q}]")
         if self.layer >= len(widths) - 1:
-            raise MisfitError(("layer",), f"layer {self.layer} of {len(widths) - 1}; layers count from 0")
+            raise MisfitError(
+                ("layer",),
+                f"layer {self.layer} of a network with {len(widths) - 1}; layers count from 0; "
+                f"give 0 to {len(widths) - 2}",
+            )
         half = len(data.target[0]) // 2
         if self.n > half:
-            raise MisfitError(("n",), f"{self.n} rows to train on; half of the target's are {half}, at most these")
+            raise MisfitError(
+                ("n",),
+                f"{self.data} has {half} rows to train on, half of the target's, not {self.n}; give 1 to {half}",
+            )
         for i, choice in enumerate(self.methods):
             choice.check(widths[self.layer + 1], widths[self.layer], ("methods", i))
         return self
@@ -129,8 +136,9 @@ class DataStudy(Study):
         rows = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MaskedWarning)  # counted in the rows
-            for choice in self.methods:
-                for size, method in choice.methods(problem, self.stream("choice", self.data, self.n, choice)):
+            for several in self.methods:
+                for size, choice in several.alone():
+                    method = choice.of_size(size, problem, self.stream("choice", self.data, self.n, choice))
                     update = method.solve(problem)
                     tuned = net.updated(update)
                     lost = np.isnan(update.delta).any(axis=(-2, -1))

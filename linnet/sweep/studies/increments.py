@@ -233,7 +233,8 @@ class IncrementStudy(Study):
                 selection = getattr(choice, "by", None)
                 # Channels that a score picks are no random ones: theirs are directions of their own.
                 turns = self.problem.turns and selection in (None, "first", "random")
-                for size, method in choice.methods(problem, choosing[i]):
+                for size in choice.sizes():
+                    method = choice.of_size(size, problem, choosing[i])
                     measured = measure(method, problem, choice.label(), unit, edges, turns=turns)
                     found.setdefault((i, size), []).append(measured)
                     about[i, size] = {

@@ -81,8 +81,8 @@ class RiskRow:
 class LayerStudy(Study):
     """Risks of every method over samples of one size.
 
-    Cells of equal ``network``, ``task``, ``shift`` and ``seed`` speak of the same problem, and those of equal ``n``
-    besides of the same samples, whichever methods they compare.
+    Cells of equal ``network``, ``task``, ``shift`` and ``seed`` speak of the same problem, whatever their noise, and
+    those of equal noise, ``n`` and ``replicates`` of the same samples, whichever methods they compare.
 
     Attributes:
         network, task, shift: the problem, drawn once from the seed.
@@ -117,8 +117,9 @@ class LayerStudy(Study):
     def problem(self) -> tuple[DeepLinearNetwork, Shift]:
         """Return the cell's network and its tasks."""
         net = self.network.draw(self.stream("network", self.network))
-        train = self.task.draw(net, self.network.layer, self.stream("task", self.network, self.task))
-        where = self.stream("shift", self.network, self.task, self.shift)
+        quiet = self.task.model_copy(update={"noise": 0.0})
+        train = self.task.draw(net, self.network.layer, self.stream("task", self.network, quiet))
+        where = self.stream("shift", self.network, quiet, self.shift)
         return net, self.shift.draw(train, net, self.network.layer, where)
 
     def run(self) -> list[RiskRow]:
@@ -128,22 +129,23 @@ class LayerStudy(Study):
         found: dict[tuple[int, int], list[dict[str, np.ndarray]]] = {}
         about: dict[tuple[int, int], dict[str, Any]] = {}
         drawing = self.stream("sample", self.network, self.task, self.n)
-        choosing = [self.stream("choice", self.network, self.task, self.n, choice) for choice in self.methods]
+        compared = [(i, *alone) for i, choice in enumerate(self.methods) for alone in choice.alone()]
+        choosing = [self.stream("choice", self.network, self.task, self.n, choice) for _, _, choice in compared]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MaskedWarning)  # counted in the rows
             for count in self._blocks():
                 problem = self._sample(net, shift.train, count, drawing)
-                for i, choice in enumerate(self.methods):
-                    for size, method in choice.methods(problem, choosing[i]):
-                        found.setdefault((i, size), []).append(measure(method, problem, truth, shift))
-                        if (i, size) not in about:
-                            about[i, size] = {
-                                "method": choice.label(),
-                                "selection": getattr(choice, "by", None),
-                                "size": size,
-                                "parameters": method.n_parameters(problem),
-                                **predicted(choice.expected(size, method, truth, shift, self.n)),
-                            }
+                for (i, size, choice), rng in zip(compared, choosing, strict=True):
+                    method = choice.of_size(size, problem, rng)
+                    found.setdefault((i, size), []).append(measure(method, problem, truth, shift))
+                    if (i, size) not in about:
+                        about[i, size] = {
+                            "method": choice.label(),
+                            "selection": getattr(choice, "by", None),
+                            "size": size,
+                            "parameters": method.n_parameters(problem),
+                            **predicted(choice.expected(size, method, truth, shift, self.n)),
+                        }
         start = {
             "pretrained_in": float(excess_risk(net, shift.train)),
             "pretrained_out": float(excess_risk(net, shift.test)),

@@ -100,14 +100,10 @@ class SubspaceChoice(MethodChoice):
         return False
 
     def of_size(self, size: int, problem: LayerProblem, rng: np.random.Generator) -> LinearMethod:
-        """Return the method, in a subspace that is drawn evenly."""
+        """Return the method, in a subspace that is drawn evenly: direction by direction, so that smaller ones are
+        within larger ones of the same stream.
+        """
         return Subspace(rng.normal(size=(size, problem.d_out * problem.d_in)).T)
-
-    def methods(self, problem: LayerProblem, rng: np.random.Generator) -> Iterator[tuple[int, LinearMethod]]:
-        """Yield (size, method)."""
-        most = self.of_size(max(self.dimensions), problem, rng).directions(problem)
-        for size in self.dimensions:
-            yield size, Subspace(most[:, :size])
 
 
 class TangentChoice(MethodChoice):
@@ -230,7 +226,8 @@ class SensitivityStudy(Study):
     def _spaces(self, problem: LayerProblem) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
         """Yield what is said of each method, and an orthonormal basis of its subspace (d, k)."""
         for choice in self.methods:
-            for size, method in choice.methods(problem, self.stream("choice", self.network, self.task, choice)):
+            for size in choice.sizes():
+                method = choice.of_size(size, problem, self.stream("choice", self.network, self.task, choice))
                 assert isinstance(method, LinearMethod)
                 basis = np.linalg.qr(np.asarray(method.directions(problem)))[0]
                 yield (
