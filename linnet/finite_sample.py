@@ -84,8 +84,7 @@ def expectation(method: Method, problem: LayerProblem, shift: Shift, n: int) -> 
     la.require_kind(shift, Shift, "shift", "give a Shift(train, test)")
     if not la.is_whole(n) or n < 1:
         raise ShapeError(f"n = {n!r} samples; give a whole number, at least 1")
-    tasks = (shift.train, shift.test)
-    if problem.has_biases or any(t.mean is not None or t.intercept is not None for t in tasks):
+    if not _through_the_origin(problem, shift):
         return None
     _require_population(problem, shift)
     if isinstance(method, LoRA):
@@ -126,8 +125,7 @@ def frozen_expectation(
     """
     if not la.is_whole(rank) or rank < 1:
         raise RankError(f"rank {rank!r}; give a whole number, at least 1")
-    tasks = (shift.train, shift.test)
-    if problem.has_biases or any(t.mean is not None or t.intercept is not None for t in tasks):
+    if not _through_the_origin(problem, shift):
         return None
     _require_population(problem, shift)
     f = _Features.of(problem, shift, *FullFT().ends(problem))
@@ -146,6 +144,11 @@ def frozen_expectation(
     variance = 0.0 if n == float("inf") else seen * noise / (n - seen - 1)
     left = float(excess_risk(problem.net, shift.train)) - share * explained
     return Expectation(left + variance, None, variance)
+
+
+def _through_the_origin(problem: LayerProblem, shift: Shift) -> bool:
+    tasks = (shift.train, shift.test)
+    return not problem.has_biases and all(t.mean is None and t.intercept is None for t in tasks)
 
 
 def _require_population(problem: LayerProblem, shift: Shift) -> None:

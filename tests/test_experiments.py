@@ -165,7 +165,7 @@ SAID = {
     "forgetting-data": lambda f: (
         f["lora"] < min(f["s2ft"], f["columns"], f["sparse"])
         and f["part_gain"] < f["full_gain"]
-        and f["full_lost"] < f["part_lost"]
+        and abs(f["full_lost"] - f["part_lost"]) < 2 * np.hypot(f["full_lost_se"], f["part_lost_se"])
     ),
     "interpolation": lambda f: max(f["full"], f["rows"], f["columns"]) < 1.2 * f["start"],
     "ranks": lambda f: f["fast"] > 0.9 > 0.5 > f["slow"] and f["least"] < f["full"],

@@ -9,7 +9,7 @@ import linnet as ln
 from linnet.errors import DataError
 from linnet.sweep import sweep_of
 from linnet.sweep.choices import S2FTChoice, SparseChoice
-from linnet.sweep.studies.data import DataStudy
+from linnet.sweep.studies.data import DataStudy, pretrained
 from linnet.sweep.studies.layer import LayerStudy
 
 BASE = {
@@ -203,3 +203,19 @@ def test_noise_levels_share_their_problem():
         assert np.array_equal(a, b)
     assert np.array_equal(quiet[1].test.coef, loud[1].test.coef)
     assert loud[1].train.noise_cov[0, 0] == pytest.approx(4.0)
+
+
+def test_the_rows_that_judge_are_those_that_were_not_trained_on():
+    """By hand: each split trains on one half and is judged on the other."""
+    pytest.importorskip("sklearn", reason="the extra examples is not installed")
+    study = DataStudy.model_validate({**DATA, "n": 114, "replicates": 2, "methods": DATA["methods"][:1]})
+    net, _, (x, y) = pretrained("diabetes", study.layers(), study.seed)
+    orders = np.argsort(study.stream("split", study.data, study.n).random((2, len(x))), axis=1)
+    errors = []
+    for order in orders:
+        train, rest = order[:114], np.setdiff1d(np.arange(len(x)), order[:114])
+        problem = ln.LayerProblem(net, 1, ln.Moments.from_data(x[train], y[train]))
+        tuned = net.updated(ln.FullFT().solve(problem))
+        errors.append(np.mean(np.sum((y[rest] - tuned(x[rest])) ** 2, axis=1)))
+    (row,) = study.run()
+    assert row.risk_in == pytest.approx(np.mean(errors))

@@ -348,3 +348,21 @@ def test_updates_touch_only_what_they_train(rng):
     basis = rng.normal(size=(15, 2))
     flat = ln.Subspace(basis).solve(problem).delta.ravel()
     np.testing.assert_allclose(basis @ np.linalg.lstsq(basis, flat, rcond=None)[0], flat, atol=1e-12)
+
+
+def test_masks_of_different_sizes_in_a_batch_are_solved_as_each_alone():
+    rng = np.random.default_rng(3)
+    net = ln.DeepLinearNetwork.random([5, 4, 3], rng=rng, batch=(6,))
+    task = ln.Regression(rng.normal(size=(6, 3, 5)), np.eye(5), 0.1 * np.eye(3))
+    problem = ln.LayerProblem(net, 0, task.moments())
+    sizes = [1, 2, 3, 5, 8, 20]
+    masks = np.array([np.isin(np.arange(20), rng.permutation(20)[:k]).reshape(4, 5) for k in sizes])
+    together = ln.SparseFT(masks).solve(problem).delta
+    assert not together[~masks].any()
+    for i, mask in enumerate(masks):
+        alone = ln.LayerProblem(
+            ln.DeepLinearNetwork([w[i] for w in net.weights]),
+            0,
+            ln.Regression(task.coef[i], np.eye(5), 0.1 * np.eye(3)).moments(),
+        )
+        np.testing.assert_allclose(together[i], ln.SparseFT(mask).solve(alone).delta, atol=1e-9)

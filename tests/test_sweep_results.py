@@ -18,7 +18,7 @@ import pytest
 import sweeps
 from distributed import LocalCluster
 from pyarrow import parquet
-from sweeps import mine, ran, toys, write
+from sweeps import linnet, mine, ran, toys, write
 
 from linnet.errors import DataError, LinnetError
 from linnet.sweep import On, read_table, run_sweep
@@ -390,3 +390,26 @@ def test_a_refused_sweep_writes_nothing(tmp_path):
     line = sweeps.refused(sweeps.linnet(file.name, cwd=tmp_path))
     assert line == "linnet: toys.toml: grid.box.wdth: unknown key; did you mean width?"
     assert sorted(p for p in tmp_path.rglob("*") if "__pycache__" not in p.parts) == before
+
+
+def test_what_was_computed_by_other_code_is_told_apart(tmp_path):
+    for name in ("methods/lora.py", "trials/trial.py", "cli.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("before")
+    code = running.code_of.__wrapped__  # it is asked once a process
+    before = code(tmp_path)
+    for name in ("trials/trial.py", "cli.py"):
+        (tmp_path / name).write_text("after")
+    assert code(tmp_path) == before, "no cell enters these"
+    (tmp_path / "methods/lora.py").write_text("after")
+    assert code(tmp_path) != before
+
+
+def test_a_study_that_was_edited_is_computed_again(tmp_path):
+    file, out = write(tmp_path, TEN), tmp_path / "out"
+    for edited, times in (("", 10), ("", 10), ("\n# another thought\n", 20)):
+        with (tmp_path / "toy.py").open("a") as study:
+            study.write(edited)
+        done = linnet(file, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert len(ran(tmp_path)) == times

@@ -1,7 +1,8 @@
 """Sweeps: grids of simulated cells, run anywhere, stopped and resumed at will, one tidy table at the end."""
 
+from linnet.sweep.grid import Sweep
 from linnet.sweep.run import Done, Failure, On, Processes, run_sweep
-from linnet.sweep.spec import Sweep, read_sweep, sweep_of
+from linnet.sweep.spec import read_sweep, sweep_of
 from linnet.sweep.study import MisfitError, Part, Study, mean_and_error, study
 from linnet.sweep.table import read_table
 

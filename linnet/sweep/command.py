@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from linnet.errors import DataError, LinnetError
+from linnet.sweep.grid import Sweep
 from linnet.sweep.run import Done, Failure, Here, On, Processes, Workers, run_sweep
-from linnet.sweep.spec import Sweep, read_sweep
+from linnet.sweep.spec import read_sweep
 from linnet.sweep.table import require_tables
 
 SHOWN = 5

@@ -26,8 +26,8 @@ import scipy
 
 import linnet
 from linnet.errors import DataError
+from linnet.sweep.grid import Sweep
 from linnet.sweep.journal import Journal
-from linnet.sweep.spec import Sweep
 from linnet.sweep.study import Study, cell_of, computed, flat, study
 from linnet.sweep.table import write_table
 
@@ -47,13 +47,13 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "python": ".".join(platform.python_version_tuple()[:2]),
-        "code": _code(),
+        "code": code_of(Path(linnet.__file__).parent),
     }
 
 
 @cache
-def _code() -> str:
-    home = Path(linnet.__file__).parent
+def code_of(home: Path) -> str:
+    """Return a digest of what is computed with, among the files of linnet in ``home``."""
     files = sorted(path.relative_to(home) for path in home.rglob("*.py"))
     found = hashlib.blake2b(digest_size=8)
     for path in files:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from linnet.errors import DataError
 from linnet.report.files import Outputs
+from linnet.sweep.grid import Sweep
 from linnet.sweep.journal import Journal
-from linnet.sweep.spec import Sweep
 from linnet.sweep.study import measured
 
 if TYPE_CHECKING:

@@ -96,20 +96,7 @@ class DataStudy(Study):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        try:
-            data = loaded(self.data)
-        except DataError as err:
-            raise MisfitError(("data",), str(err)) from None
-        widths = self.layers()
-        p, q = data.widths[0], data.widths[-1]
-        if len(widths) < 2 or (widths[0], widths[-1]) != (p, q):
-            raise MisfitError(("widths",), f"{self.data} has {p} inputs and {q} outputs; give [{p}, ..., {q}]")
-        if self.layer >= len(widths) - 1:
-            raise MisfitError(
-                ("layer",),
-                f"layer {self.layer} of a network with {len(widths) - 1}; layers count from 0; "
-                f"give 0 to {len(widths) - 2}",
-            )
+        data, widths = fitting(self.data, self.widths, self.layer)
         half = len(data.target[0]) // 2
         if self.n > half:
             raise MisfitError(
@@ -170,6 +157,26 @@ class DataStudy(Study):
                         )
                     )
         return rows
+
+
+def fitting(name: str, given: list[int] | None, layer: int) -> tuple[datasets.Shifted, tuple[int, ...]]:
+    """Return a data set and the widths of a network for it, the given ones or its own.
+
+    Raises:
+        MisfitError: there is no such data set, or the widths or the layer do not fit it.
+    """
+    try:
+        data = loaded(name)
+    except DataError as err:
+        raise MisfitError(("data",), str(err)) from None
+    widths = tuple(given or data.widths)
+    p, q = data.widths[0], data.widths[-1]
+    if len(widths) < 2 or (widths[0], widths[-1]) != (p, q):
+        raise MisfitError(("widths",), f"{name} has {p} inputs and {q} outputs; give [{p}, ..., {q}]")
+    if layer >= len(widths) - 1:
+        what = f"layer {layer} of a network with {len(widths) - 1}"
+        raise MisfitError(("layer",), f"{what}; layers count from 0; give 0 to {len(widths) - 2}")
+    return data, widths
 
 
 @lru_cache(maxsize=8)

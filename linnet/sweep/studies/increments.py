@@ -10,14 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from linnet.errors import DataError, LinnetError
+from linnet.errors import LinnetError
 from linnet.methods.base import Method
 from linnet.methods.full import FullFT
 from linnet.methods.s2ft import S2FT
 from linnet.problem import LayerProblem
 from linnet.sweep.choices import Choices
 from linnet.sweep.parts import Network, Task, population
-from linnet.sweep.studies.data import loaded, pretrained
+from linnet.sweep.studies.data import fitting, loaded, pretrained
 from linnet.sweep.study import MisfitError, Part, Study, mean_and_error
 from linnet.task import Moments
 
@@ -90,16 +90,7 @@ class Real(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        try:
-            data = loaded(self.data)
-        except DataError as err:
-            raise MisfitError(("data",), str(err)) from None
-        widths = self._layers()
-        p, q = data.widths[0], data.widths[-1]
-        if len(widths) < 2 or (widths[0], widths[-1]) != (p, q):
-            raise MisfitError(("widths",), f"{self.data} has {p} inputs and {q} outputs; give [{p}, ..., {q}]")
-        if self.layer >= len(widths) - 1:
-            raise MisfitError(("layer",), f"layer {self.layer} of {len(widths) - 1}; layers count from 0")
+        data, _ = fitting(self.data, self.widths, self.layer)
         if self.n > len(data.target[0]):
             raise MisfitError(("n",), f"{self.n} rows of a target with {len(data.target[0])}; give at most these")
         return self
