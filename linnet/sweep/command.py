@@ -70,7 +70,7 @@ def _dask(address: str) -> Iterator[Workers]:
     except ImportError:
         raise DataError("--scheduler needs the extra cluster: pip install 'linnet-trials[cluster]'") from None
     # Workers that come and go are logged with tracebacks; what the user needs to know of them is said by the sweep.
-    for name in ("distributed", "distributed.client", "tornado", "asyncio"):
+    for name in ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(resolve_address(address), timeout=PATIENCE, set_as_default=False)
