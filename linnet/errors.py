@@ -52,5 +52,17 @@ class IllPosedError(ClaimError):
     """A claim adds, multiplies or compares what does not fit."""
 
 
+class StructureError(LinnetError):
+    """A model lacks the coupled structures that are asked for, or their sizes do not fit each other."""
+
+
+class BudgetError(LinnetError):
+    """A budget of parameters selects nothing, or more than there is."""
+
+
+class AdapterError(LinnetError):
+    """An adapter is broken, belongs to another base model, or is not there."""
+
+
 class MaskedWarning(UserWarning):
     """Some elements of a batch could not be solved; their values are NaN, their ``status`` says why."""

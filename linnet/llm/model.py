@@ -1,0 +1,427 @@
+"""A model under S2FT: structures found, units selected, layers wrapped, weights reordered and given back."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from linnet.errors import AdapterError, ArgumentError, StructureError
+from linnet.llm import registration, selection, structure
+from linnet.llm.config import S2FTConfig
+from linnet.llm.layer import S2FTLayer
+from linnet.llm.linear import COLUMNS, ROWS
+from linnet.llm.permutation import inverse, order_with, permute
+from linnet.llm.selection import CALIBRATED, Share
+from linnet.llm.structure import INWARD, Structure
+
+
+class S2FTModel(BaseTuner):
+    """A transformer of which S2FT trains some heads and channels.
+
+    What ``peft.get_peft_model(model, S2FTConfig(...))`` wraps; it can be used on its own as well.
+
+    Args:
+        model: a transformer of a known layout, or of one that the configuration describes.
+        config: what to train; a copy is kept, completed by what was selected.
+        adapter_name: name of the adapter.
+
+    Raises:
+        StructureError: the model has no such structures.
+        BudgetError: the budget selects nothing, or more than there is.
+        AdapterError: the configuration is that of an adapter trained on other base weights.
+        ArgumentError: the strategy needs data; see :func:`linnet.llm.calibrate`.
+    """
+
+    prefix = registration.PREFIX
+    tuner_layer_cls = S2FTLayer
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+    uses_shared_state = True  # the order of the units, which modules on both sides share
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: S2FTConfig | dict[str, S2FTConfig],
+        adapter_name: str = "default",
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        # The base class calls inject_adapter, which needs them.
+        self._found: dict[str, Structure] = {}
+        self._orders: dict[str, list[int]] = {}
+        self._waiting: Any = None
+        super().__init__(model, config, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage, state_dict=state_dict)
+
+    # --- making adapters --------------------------------------------------------------------------
+
+    def _prepare_adapter_config(self, peft_config: S2FTConfig, model_config: dict[str, Any]) -> S2FTConfig:
+        return peft_config
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter; see peft. Nothing is changed if it is refused."""
+        config = copy.deepcopy(self.peft_config[adapter_name])
+        try:
+            found = resolve(model, config)
+            seal(model, config, found)
+        except Exception:
+            self.peft_config.pop(adapter_name)
+            raise
+        self.peft_config[adapter_name] = config
+        self._found = {s.key: s for s in found}
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        # Weights are reordered when training begins, not before: whatever is refused until then leaves them alone.
+        if config.form == "permuted" and not config.inference_mode and self._waiting is None:
+            self._waiting = model.register_forward_pre_hook(self._before)
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: S2FTConfig, key: str) -> bool:
+        return key in (peft_config.target_modules or ())
+
+    def _create_and_replace(
+        self,
+        peft_config: S2FTConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **optional_kwargs: Any,
+    ) -> None:
+        axis, channels = trained_channels(peft_config, self._found)[current_key]
+        trained = adapter_name in self.active_adapters and not peft_config.inference_mode
+        if isinstance(target, S2FTLayer):
+            target.update_layer(adapter_name, channels, peft_config.form, trained=trained)
+            return
+        layer = S2FTLayer(target, axis)
+        layer.update_layer(adapter_name, channels, peft_config.form, trained=trained)
+        layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
+        self._replace_module(parent, target_name, layer, target)
+
+    def add_weighted_adapter(self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str) -> None:
+        """Fuse adapters into a new one: the weighted sum of their increments, on all their channels.
+
+        Args:
+            adapters: names of adapters of this model.
+            weights: a finite factor each.
+            adapter_name: name of the new adapter, which becomes neither active nor trained.
+
+        Raises:
+            AdapterError: an adapter is not there, or the new name is.
+            ArgumentError: weights do not match the adapters.
+
+        Source: yang2024, Section 6.2, Table 5.
+        """
+        if unknown := [name for name in adapters if name not in self.peft_config]:
+            raise AdapterError(f"no adapter is called {', '.join(unknown)}; there are {', '.join(self.peft_config)}")
+        if adapter_name in self.peft_config:
+            raise AdapterError(f"there is an adapter {adapter_name} already; choose another name, or delete it")
+        if len(weights) != len(adapters) or not adapters or not np.isfinite(np.asarray(weights, dtype=float)).all():
+            raise ArgumentError(f"{len(adapters)} adapters need as many finite weights; given: {list(weights)}")
+        configs = [self.peft_config[name] for name in adapters]
+        config = copy.deepcopy(configs[0])
+        config.targets = list(dict.fromkeys(role for c in configs for role in c.targets))
+        config.units, config.base, config.inference_mode = {}, None, True
+        for c in configs:
+            for key, units in c.units.items():
+                config.units[key] = list(dict.fromkeys((*config.units.get(key, ()), *units)))
+        self.peft_config[adapter_name] = config
+        self.inject_adapter(self.model, adapter_name)
+        for layer in self._layers():
+            if adapter_name in layer.s2ft_delta:
+                layer.fuse(adapter_name, dict(zip(adapters, weights, strict=True)))
+
+    # --- the order of units -----------------------------------------------------------------------
+
+    def arrange(self) -> None:
+        """Reorder the base weights, so that the channels of each adapter lie side by side.
+
+        Happens by itself before the first training step. The first adapter's come first, then those of the next ones.
+        """
+        self._wait_no_longer()
+        with self._base_weights():
+            for key, mine in self._found.items():
+                configs = [c for c in self.peft_config.values() if c.form == "permuted"]
+                first = [unit for config in configs for unit in (config.units or {}).get(key, ())]
+                if first:
+                    self._reorder(mine, order_with(mine, first))
+
+    def restore_order(self) -> None:
+        """Give the base weights their order back, bitwise."""
+        with self._base_weights():
+            for mine in self._found.values():
+                self._reorder(mine, list(range(mine.units)))
+
+    def _reorder(self, mine: Structure, order: Sequence[int]) -> None:
+        """Let unit ``order[i]`` of the base model as it was given lie at place i."""
+        now = self._orders.get(mine.key, list(range(mine.units)))
+        if list(order) == now:
+            return
+        at = inverse(now)
+        permute(self.model, mine, [at[unit] for unit in order])
+        if list(order) == sorted(order):
+            self._orders.pop(mine.key)
+        else:
+            self._orders[mine.key] = list(order)
+        for projection in mine.projections.values():
+            module = self.model.get_submodule(projection.module)
+            if isinstance(module, S2FTLayer):
+                module.rearranged(self._places_of(module, projection.module))
+
+    def _places_of(self, layer: S2FTLayer, module: str) -> list[int] | None:
+        """Return where each channel of a module lies now."""
+        places = list(range(layer.out_features if layer.axis == ROWS else layer.in_features))
+        for key, order in self._orders.items():
+            mine = self._found[key]
+            for role, projection in mine.projections.items():
+                if projection.module == module:
+                    now = mine.channels(role, list(order))
+                    start = min(now)
+                    for i, channel in enumerate(now):
+                        places[channel] = start + i
+        return places
+
+    @contextlib.contextmanager
+    def _base_weights(self) -> Iterator[None]:
+        """Take every increment out of the base weights; what was merged is merged again afterwards."""
+        merged = {layer: list(layer.merged_adapters) for layer in self._layers() if layer.merged}
+        for layer in self._layers():
+            if layer in merged:
+                layer.unmerge()
+            layer.settle(())
+        yield
+        for layer, names in merged.items():
+            layer.merge(adapter_names=names)
+
+    def _layers(self) -> list[S2FTLayer]:
+        return [module for module in self.model.modules() if isinstance(module, S2FTLayer)]
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if module.training:
+            self.arrange()
+
+    def _wait_no_longer(self) -> None:
+        if self._waiting is not None:
+            self._waiting.remove()
+            self._waiting = None
+
+    def unload(self) -> nn.Module:
+        """Return the base model without adapters, bitwise as it was given."""
+        for layer in self._layers():
+            if layer.merged:
+                layer.unmerge()
+        self._wait_no_longer()
+        self.restore_order()
+        return super().unload()
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> nn.Module:
+        """Return the base model with adapters written into it, its units in the order in which they were given."""
+        self._wait_no_longer()
+        self.restore_order()
+        return super().merge_and_unload(progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names)
+
+    # --- serving ----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Let each example of a batch have the adapter that ``adapter_names`` gives it; see peft."""
+        names = kwargs.pop("adapter_names", None)
+        if names is None:
+            yield
+            return
+        if self.training:
+            raise ArgumentError("adapter_names is for inference; call eval() first")
+        if unknown := sorted(set(names) - set(self.peft_config) - {"__base__"}):
+            raise AdapterError(f"no adapter is called {', '.join(unknown)}; there are {', '.join(self.peft_config)}")
+
+        def hand_over(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return given, named | {"adapter_names": names}
+
+        hooks = [module.register_forward_pre_hook(hand_over, with_kwargs=True) for module in self._layers()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def resolve(model: nn.Module, config: S2FTConfig) -> list[Structure]:
+    """Complete a configuration in place by what it selects in a model; return the model's structures.
+
+    Args:
+        model: the base model, be it under adapters already.
+        config: ``units`` and ``target_modules`` are filled in.
+
+    Raises:
+        StructureError: no such structures, blocks or units.
+        BudgetError: the budget selects nothing, or more than there is.
+        ArgumentError: the strategy needs data.
+    """
+    found = structure.find(model, config.placed())
+    if config.units is None:
+        if config.strategy in CALIBRATED:
+            raise ArgumentError(
+                f"the strategy {config.strategy!r} looks at data: config = linnet.llm.calibrate(config, model, batches)"
+            )
+        config.units = select(model, config, found)
+    by_key = {s.key: s for s in found}
+    for key, units in config.units.items():
+        if key not in by_key:
+            raise StructureError(f"the model has no {key}; it has, for instance, {found[0].key}")
+        if not units or len(set(units)) < len(units) or not set(units) <= set(range(by_key[key].units)):
+            raise StructureError(
+                f"{key} has units 0 to {by_key[key].units - 1}, each at most once; given: {list(units)}"
+            )
+    config.target_modules = sorted(trained_channels(config, by_key))
+    if not config.target_modules:
+        raise StructureError(
+            f"units {sorted(config.units)} and targets {', '.join(config.targets)} have nothing in common"
+        )
+    return found
+
+
+def budget(model: nn.Module, config: S2FTConfig) -> int:
+    """Return how many parameters a configuration may train in a model."""
+    if config.n_parameters is not None:
+        return config.n_parameters
+    layers = {name for name, module in model.named_modules() if isinstance(module, S2FTLayer)}
+    own = {f"{name}.s2ft_delta" for name in layers}
+    total = sum(p.numel() for name, p in model.named_parameters() if name.rpartition(".")[0] not in own)
+    return int((0.01 if config.ratio is None else config.ratio) * total)
+
+
+def chosen_shares(model: nn.Module, config: S2FTConfig, found: Sequence[Structure]) -> list[Share]:
+    """Return what the budget gives to each structure of the blocks that are trained."""
+    names = list(dict.fromkeys(s.block for s in found))
+    if config.blocks is not None:
+        if max(config.blocks) >= len(names):
+            raise StructureError(f"blocks {config.blocks}: the model has blocks 0 to {len(names) - 1}")
+        names = [names[i] for i in config.blocks]
+    return selection.shares(model, [s for s in found if s.block in names], list(config.targets), budget(model, config))
+
+
+def select(
+    model: nn.Module,
+    config: S2FTConfig,
+    found: Sequence[Structure],
+    scores: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, list[int]]:
+    """Return the units that a configuration selects, by structure; with scores (units,) where it looks at data."""
+    out = {}
+    for share in chosen_shares(model, config, found):
+        mine = share.structure
+        if scores is not None:
+            worth = scores[mine.key]
+        elif config.strategy == "random":
+            worth = selection.random_scores(mine, config.seed)
+        else:
+            worth = selection.weight_scores(model, mine, share.roles)
+        excluded = (config.excluded or {}).get(mine.key, ())
+        out[mine.key] = selection.choose(
+            mine, share.roles, share.units, worth, largest=config.largest, excluded=excluded
+        )
+    return out
+
+
+def calibrate(
+    config: S2FTConfig,
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    *,
+    fraction: float = 1.0,
+    loss: Callable[[nn.Module, Mapping[str, Any]], torch.Tensor] | None = None,
+) -> S2FTConfig:
+    """Return a configuration whose units were chosen by looking at data.
+
+    Args:
+        config: with strategy activation, product or gradient.
+        model: the base model, left as it was.
+        batches: keyword arguments of the model, with labels for gradient.
+        fraction: part of the batches to look at, at least one, drawn with the configuration's seed; the paper takes 0.01.
+        loss: for gradient, from model and batch to a scalar; by default the ``loss`` of the model's output.
+
+    Raises:
+        ArgumentError: the strategy looks at no data, no batch is given, or calibration gives no finite values.
+        BudgetError, StructureError: as for :class:`S2FTModel`.
+
+    Source: yang2024, Section 5.4, Table 4.
+    """
+    if config.strategy not in CALIBRATED:
+        raise ArgumentError(f"the strategy {config.strategy!r} looks at no data; use {', '.join(CALIBRATED)}")
+    if not 0 < fraction <= 1:
+        raise ArgumentError(f"fraction is above 0 and at most 1; given: {fraction}")
+    out = copy.deepcopy(config)
+    found = structure.find(model, out.placed())
+    if batches:
+        n = max(1, round(fraction * len(batches)))
+        drawn = np.random.default_rng(config.seed).permutation(len(batches))[:n]
+        batches = [batches[i] for i in sorted(drawn)]
+    wanted = [(share.structure, share.roles) for share in chosen_shares(model, out, found)]
+    scores = selection.calibrated_scores(model, wanted, batches, out.strategy, loss)
+    out.units = select(model, out, found, scores)
+    return out
+
+
+def trained_channels(config: S2FTConfig, found: Mapping[str, Structure]) -> dict[str, tuple[int, list[int]]]:
+    """Return, for each module, the axis and the channels that a configuration trains, as the base model was given."""
+    out: dict[str, tuple[int, list[int]]] = {}
+    for key, units in (config.units or {}).items():
+        mine = found[key]
+        for role, projection in mine.projections.items():
+            if role not in config.targets:
+                continue
+            axis = ROWS if role in INWARD[mine.kind] else COLUMNS
+            _, channels = out.setdefault(projection.module, (axis, []))
+            channels.extend(mine.channels(role, list(units)))
+    return out
+
+
+def fingerprint(model: nn.Module, config: S2FTConfig, found: Sequence[Structure]) -> str | None:
+    """Return a hash of the base weights under the trained channels, rounded to bfloat16 so that precision does not matter.
+
+    None where weights are not in memory or quantised.
+    """
+    digest = hashlib.sha256()
+    for name, (axis, channels) in sorted(trained_channels(config, {s.key: s for s in found}).items()):
+        module = model.get_submodule(name)
+        try:
+            if isinstance(module, S2FTLayer):
+                values = module.original(channels)
+            else:
+                matrix = structure.weight(module)
+                values = matrix.detach().index_select(axis, torch.tensor(channels, device=matrix.device))
+        except StructureError:
+            return None
+        if values.device.type == "meta":
+            return None
+        digest.update(f"{name} {tuple(values.shape)} ".encode())
+        digest.update(values.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def seal(model: nn.Module, config: S2FTConfig, found: Sequence[Structure]) -> None:
+    """Write the base model's fingerprint into a new configuration; compare it with that of a stored one.
+
+    Raises:
+        AdapterError: the configuration belongs to another base model.
+    """
+    mine = fingerprint(model, config, found)
+    if config.base is None:
+        config.base = mine
+    elif mine is not None and mine != config.base:
+        raise AdapterError(
+            f"the adapter was trained on another base model: the weights under its channels have the fingerprint "
+            f"{config.base[:12]}, those of this model {mine[:12]}. Load it onto its own base; if you mean to put it onto "
+            "this one, set base to null in adapter_config.json"
+        )
+
+
+registration.register(S2FTConfig, S2FTModel)

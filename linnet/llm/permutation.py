@@ -1,0 +1,87 @@
+"""Physical co-permutation: the units of a coupled structure reordered, so that selected ones are neighbours.
+
+The function of the model is the same but for the order in which sums are taken; undone, every weight is bitwise what it
+was.
+
+Source: yang2024, Section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from linnet.errors import StructureError
+from linnet.llm import structure as structures
+from linnet.llm.structure import Structure
+
+
+def order_with(structure: Structure, first: Iterable[int]) -> list[int]:
+    """Return all units, the given ones as far in front as the structure allows.
+
+    Heads that share a key and value head stay together: groups come in the order of their first given head, and within a
+    group the given heads come first.
+    """
+    units = dict.fromkeys(first)
+    groups: dict[int, list[int]] = {unit // structure.shared: [] for unit in (*units, *range(structure.units))}
+    for unit in dict.fromkeys((*units, *range(structure.units))):
+        groups[unit // structure.shared].append(unit)
+    return [unit for group in groups.values() for unit in group]
+
+
+def check_order(structure: Structure, order: Sequence[int]) -> None:
+    """Refuse what is no order of the units, or tears heads apart that share a key and value head.
+
+    Raises:
+        StructureError: so it is.
+    """
+    if sorted(order) != list(range(structure.units)):
+        raise StructureError(
+            f"{structure.key} has {structure.units} units, each once in an order; given: {list(order)}"
+        )
+    size = structure.shared
+    if any(len({unit // size for unit in order[i : i + size]}) > 1 for i in range(0, len(order), size)):
+        raise StructureError(
+            f"{structure.key}: {size} query heads share a key and value head and must stay together; given: {list(order)}"
+        )
+
+
+@torch.no_grad()
+def permute(model: nn.Module, structure: Structure, order: Sequence[int]) -> None:
+    """Reorder the units of a structure in place: the unit at place i is the one that was at ``order[i]``.
+
+    Args:
+        model: what the structure was found in.
+        structure: the structure; its sizes stay as they are.
+        order: every unit once; heads that share a key and value head side by side.
+
+    Raises:
+        StructureError: no such order, or weights that cannot be written to.
+    """
+    check_order(structure, order)
+    for role, projection in structure.projections.items():
+        module = model.get_submodule(projection.module)
+        matrix = structures.weight(module)
+        index = torch.tensor(structure.channels(role, list(order)), device=matrix.device)
+        if matrix.device.type == "meta":
+            raise StructureError(
+                f'the weights of {projection.module} are not in memory; load the model whole, or use form="gather"'
+            )
+        if role in structure.inward:
+            rows = slice(projection.start, projection.stop)
+            matrix[rows] = matrix[index]
+            base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+            if getattr(base, "bias", None) is not None:
+                base.bias[rows] = base.bias[index]
+        else:
+            matrix.copy_(matrix[:, index])
+
+
+def inverse(order: Sequence[int]) -> list[int]:
+    """Return the order that undoes one."""
+    out = [0] * len(order)
+    for i, unit in enumerate(order):
+        out[unit] = i
+    return out
