@@ -15,7 +15,11 @@ GEMMA3 = dict(layer_types=["sliding_attention", "full_attention"], sliding_windo
 
 CONFIGS = {
     "llama": (t.LlamaForCausalLM, t.LlamaConfig, GROUPED),
-    "llama-mha": (t.LlamaForCausalLM, t.LlamaConfig, FED | dict(num_key_value_heads=4, attention_bias=True, mlp_bias=True)),
+    "llama-mha": (
+        t.LlamaForCausalLM,
+        t.LlamaConfig,
+        FED | dict(num_key_value_heads=4, attention_bias=True, mlp_bias=True),
+    ),
     "llama-mqa": (t.LlamaForCausalLM, t.LlamaConfig, FED | dict(num_key_value_heads=1)),
     "mistral": (t.MistralForCausalLM, t.MistralConfig, GROUPED),
     "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config, GROUPED),
@@ -24,7 +28,11 @@ CONFIGS = {
     "gemma2": (t.Gemma2ForCausalLM, t.Gemma2Config, GROUPED | dict(head_dim=6, sliding_window=8)),
     "gemma3_text": (t.Gemma3ForCausalLM, t.Gemma3TextConfig, GROUPED | dict(head_dim=6) | GEMMA3),
     "gpt2": (t.GPT2LMHeadModel, t.GPT2Config, GPT2 | STILL),
-    "opt": (t.OPTForCausalLM, t.OPTConfig, SMALL | dict(ffn_dim=24, max_position_embeddings=32, dropout=0.0, word_embed_proj_dim=16)),
+    "opt": (
+        t.OPTForCausalLM,
+        t.OPTConfig,
+        SMALL | dict(ffn_dim=24, max_position_embeddings=32, dropout=0.0, word_embed_proj_dim=16),
+    ),
     "bert": (t.BertForSequenceClassification, t.BertConfig, ENCODER),
     "roberta": (t.RobertaForSequenceClassification, t.RobertaConfig, ENCODER),
     "xlm-roberta": (t.XLMRobertaForSequenceClassification, t.XLMRobertaConfig, ENCODER),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from peft import PeftConfig
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from linnet.errors import AdapterError, ArgumentError
 from linnet.llm import registration
@@ -44,7 +44,8 @@ class S2FTConfig(PeftConfig):
         form: ``permuted`` reorders heads and channels of the base weights so that selected ones are neighbours, and lets
             the trained values stand in them; both are undone exactly when the adapter is taken out. ``gather`` leaves
             the base weights alone, at the price of a second product, and can be differentiated twice.
-        bias: which biases are trained: none, all, or those of the layers that S2FT trains (``s2ft_only``).
+        bias: which biases are trained: none, all, or those of the layers that S2FT trains (``s2ft_only``). With trained
+            biases nothing is reordered.
         layout: where an unknown type of model keeps its structures; see :class:`linnet.llm.structure.Layout`.
         base: fingerprint of the base weights under the trained channels, taken when the adapter is made and compared
             when it is loaded; set it to None to load an adapter onto another base on purpose.
@@ -123,23 +124,27 @@ class S2FTConfig(PeftConfig):
                 broken or lacks what the configuration names.
         """
         folder = Path(pretrained_model_name_or_path) / (subfolder or "")
-        if folder.is_dir():
-            check_files(folder)
-        config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
-        if not isinstance(config, cls):
-            raise AdapterError(f"{folder} holds an adapter of type {config.peft_type}, not of S2FT; load it with peft")
-        return config
+        if not folder.is_dir():
+            return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        written = check_files(folder)
+        known = {f.name for f in fields(cls)} - {"peft_type"}
+        if unknown := sorted(set(written) - known - {"peft_type", "runtime_config"}):
+            raise AdapterError(
+                f"{folder / CONFIG_NAME} has settings that this version does not know: {', '.join(unknown)}; it may be "
+                "of a later one"
+            )
+        return cls(**{name: value for name, value in written.items() if name in known})
 
 
-def check_files(folder: Path) -> None:
-    """Refuse a saved adapter whose files are missing, broken, or do not belong together.
+def check_files(folder: Path) -> Mapping[str, Any]:
+    """Return the written configuration of a saved adapter; refuse files that are missing, broken, or no pair.
 
     Raises:
         AdapterError: says which, and what to do.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = folder / "adapter_config.json"
+    path = folder / CONFIG_NAME
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
@@ -169,3 +174,4 @@ def check_files(folder: Path) -> None:
         raise AdapterError(
             f"{weights} and {path.name} name different modules, {odd[0]} among them; they are not of one adapter"
         )
+    return written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -206,10 +205,7 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters.extend(names)
 
     def unmerge(self) -> None:
-        """Take merged increments out again: the weight is bitwise what it was."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
+        """Take merged increments out again: the weight is bitwise what it was. A layer without any is left alone."""
         self.merged_adapters.clear()
         self._write(())
 

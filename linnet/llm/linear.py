@@ -94,7 +94,8 @@ class PartialLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients: of increments, the selected slices alone."""
         resident: Resident = ctx.resident
-        kept, increments = ctx.saved_tensors[: ctx.n_kept], ctx.saved_tensors[ctx.n_kept :]
+        saved = ctx.saved_tensors  # once: checkpointing computes them anew at every reading
+        kept, increments = saved[: ctx.n_kept], saved[ctx.n_kept :]
         into = bias = None
         if ctx.needs_input_grad[0]:
             with resident.held() as weight:

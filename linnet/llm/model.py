@@ -77,7 +77,7 @@ class S2FTModel(BaseTuner):
         self._found = {s.key: s for s in found}
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         # Weights are reordered when training begins, not before: whatever is refused until then leaves them alone.
-        if config.form == "permuted" and not config.inference_mode and self._waiting is None:
+        if reorders(config) and not config.inference_mode and self._waiting is None:
             self._waiting = model.register_forward_pre_hook(self._before)
 
     @staticmethod
@@ -147,7 +147,7 @@ class S2FTModel(BaseTuner):
         self._wait_no_longer()
         with self._base_weights():
             for key, mine in self._found.items():
-                configs = [c for c in self.peft_config.values() if c.form == "permuted"]
+                configs = [c for c in self.peft_config.values() if reorders(c)]
                 first = [unit for config in configs for unit in (config.units or {}).get(key, ())]
                 if first:
                     self._reorder(mine, order_with(mine, first))
@@ -251,6 +251,11 @@ class S2FTModel(BaseTuner):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def reorders(config: S2FTConfig) -> bool:
+    """Return whether an adapter's channels are brought side by side; trained biases stay where they are, and are saved so."""
+    return config.form == "permuted" and config.bias == "none"
 
 
 def resolve(model: nn.Module, config: S2FTConfig) -> list[Structure]:

@@ -39,7 +39,7 @@ class Layout:
             parts of the outputs, and ``qkv_proj[0:512]`` are the first 512 of them.
         feed_forward: the same for ``up``, ``down`` and, where there is one, ``gate``.
         heads: number of query heads; the model's configuration says it if this is None.
-        key_value_heads: number of key and value heads; likewise.
+        key_value_heads: number of key and value heads; the configuration's, or as many as query heads.
     """
 
     block: str
@@ -277,7 +277,8 @@ def _attention(model: nn.Module, name: str, block: nn.Module, layout: Layout) ->
     heads = layout.heads or getattr(config, "num_attention_heads", None)
     if not isinstance(heads, int) or heads < 1:
         raise StructureError(f"{type(model).__name__} does not say how many heads it has; give the layout's heads")
-    shared_by = layout.key_value_heads or getattr(config, "num_key_value_heads", None) or heads
+    of_model = getattr(config, "num_key_value_heads", None) if layout.heads is None else None
+    shared_by = layout.key_value_heads or of_model or heads
     if heads % shared_by:
         raise StructureError(f"{heads} query heads cannot share {shared_by} key and value heads evenly")
     matrices = {role: _projection(name, block, at) for role, at in layout.attention.items()}
