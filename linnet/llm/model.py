@@ -67,6 +67,9 @@ class S2FTModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Add an adapter; see peft. Nothing is changed if it is refused."""
         config = copy.deepcopy(self.peft_config[adapter_name])
+        # What is selected, and the fingerprint, are of the base model as it was given.
+        reordered = bool(self._orders)
+        self.restore_order()
         try:
             found = resolve(model, config)
             seal(model, config, found)
@@ -77,7 +80,8 @@ class S2FTModel(BaseTuner):
         self._found = {s.key: s for s in found}
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         # Weights are reordered when training begins, not before: whatever is refused until then leaves them alone.
-        if reorders(config) and not config.inference_mode and self._waiting is None:
+        reorder = reordered or (reorders(config) and not config.inference_mode)
+        if reorder and self._waiting is None:
             self._waiting = model.register_forward_pre_hook(self._before)
 
     @staticmethod

@@ -188,7 +188,7 @@ def _channel_weights(model: nn.Module, structure: Structure, roles: Sequence[str
     for role in roles:
         projection = structure.projections[role]
         module = model.get_submodule(projection.module)
-        matrix = structures.weight(module).double()
+        matrix = structures.weight(module).detach().double()
         if role in structure.inward:
             squared = matrix[projection.start : projection.stop].square().sum(1)
             total += _spread(structure, role, squared).cpu()
@@ -289,8 +289,8 @@ def _activations(
             x = inputs[0].detach().double()
             real = mask[0]
             count = float(x.shape[:-1].numel())
-            if real is not None and real.shape == x.shape[:-1]:
-                x = x * real.to(x).unsqueeze(-1)
+            if real is not None and real.numel() == count:  # some models flatten batch and length
+                x = x * real.to(x).view(*x.shape[:-1], 1)
                 count = float(real.sum())
             sums[key] = sums.get(key, 0) + x.square().flatten(0, -2).sum(0).cpu()
             tokens[key] = tokens.get(key, 0.0) + count
