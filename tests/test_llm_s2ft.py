@@ -369,10 +369,19 @@ class Texts(Dataset):
 
 
 def trainer(model, folder, **arguments):
-    settings = dict(
-        output_dir=str(folder), max_steps=4, per_device_train_batch_size=4, learning_rate=5e-2, report_to=[],
-        logging_steps=1, save_strategy="no", use_cpu=True, disable_tqdm=True, seed=0, weight_decay=0.0,
-    )  # fmt: skip
+    settings = {
+        "output_dir": str(folder),
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 5e-2,
+        "weight_decay": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "seed": 0,
+    }
     return Trainer(model=model, args=TrainingArguments(**settings | arguments), train_dataset=Texts(16))
 
 
@@ -479,7 +488,7 @@ def test_what_is_saved_is_loaded(tmp_path, name, low_memory):
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["units"] == model.peft_config["default"].units
     again = PeftModel.from_pretrained(tiny(name), tmp_path, low_cpu_mem_usage=low_memory)
-    close = dict(rtol=2e-5, atol=2e-5)
+    close = {"rtol": 2e-5, "atol": 2e-5}
     torch.testing.assert_close(again(**data).logits, out, **close)
     again.load_adapter(tmp_path, "second", low_cpu_mem_usage=low_memory)
     again.set_adapter("second")
@@ -543,18 +552,18 @@ def test_peft_knows_s2ft():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(strategy="best"), "no strategy is called 'best'; choose of random"),
-        (dict(targets=["output", "head"]), "no target is called 'head'"),
-        (dict(targets=[]), "at least one"),
-        (dict(targets=["down", "down"]), "each once"),
-        (dict(form="sparse"), "no form"),
-        (dict(bias="some"), "no bias"),
-        (dict(ratio=0.1, n_parameters=100), "not both"),
-        (dict(ratio=1.5), "at most 1"),
-        (dict(n_parameters=0), "positive whole number"),
-        (dict(n_parameters=10.0), "positive whole number"),
-        (dict(units={}), "selects nothing"),
-        (dict(blocks=[]), "at least one"),
+        ({"strategy": "best"}, "no strategy is called 'best'; choose of random"),
+        ({"targets": ["output", "head"]}, "no target is called 'head'"),
+        ({"targets": []}, "at least one"),
+        ({"targets": ["down", "down"]}, "each once"),
+        ({"form": "sparse"}, "no form"),
+        ({"bias": "some"}, "no bias"),
+        ({"ratio": 0.1, "n_parameters": 100}, "not both"),
+        ({"ratio": 1.5}, "at most 1"),
+        ({"n_parameters": 0}, "positive whole number"),
+        ({"n_parameters": 10.0}, "positive whole number"),
+        ({"units": {}}, "selects nothing"),
+        ({"blocks": []}, "at least one"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(settings, message):
@@ -565,16 +574,16 @@ def test_a_configuration_that_makes_no_sense_is_refused(settings, message):
 @pytest.mark.parametrize(
     ("settings", "kind", "message"),
     [
-        (dict(n_parameters=3), BudgetError, "select nothing in 2 blocks: one head or channel of each takes 32"),
-        (dict(ratio=0.9), BudgetError, "more than output, down of 2 blocks have"),
-        (dict(blocks=[2]), StructureError, "blocks 0 to 1"),
-        (dict(units={"model.layers.9/attention": [0]}), StructureError, "has no model.layers.9"),
-        (dict(units={"model.layers.0/attention": [4]}), StructureError, "units 0 to 3"),
-        (dict(units={"model.layers.0/attention": [1, 1]}), StructureError, "at most once"),
-        (dict(units={"model.layers.0/attention": [1]}, targets="down"), StructureError, "nothing in common"),
-        (dict(strategy="G"), ArgumentError, "calibrate"),
-        (dict(base="0" * 64), AdapterError, "another base model"),
-        (dict(targets="gate", layout={"block": "h.*"}), StructureError, "no transformer blocks"),
+        ({"n_parameters": 3}, BudgetError, "select nothing in 2 blocks: one head or channel of each takes 32"),
+        ({"ratio": 0.9}, BudgetError, "more than output, down of 2 blocks have"),
+        ({"blocks": [2]}, StructureError, "blocks 0 to 1"),
+        ({"units": {"model.layers.9/attention": [0]}}, StructureError, "has no model.layers.9"),
+        ({"units": {"model.layers.0/attention": [4]}}, StructureError, "units 0 to 3"),
+        ({"units": {"model.layers.0/attention": [1, 1]}}, StructureError, "at most once"),
+        ({"units": {"model.layers.0/attention": [1]}, "targets": "down"}, StructureError, "nothing in common"),
+        ({"strategy": "G"}, ArgumentError, "calibrate"),
+        ({"base": "0" * 64}, AdapterError, "another base model"),
+        ({"targets": "gate", "layout": {"block": "h.*"}}, StructureError, "no transformer blocks"),
     ],
 )
 @pytest.mark.parametrize("second", [False, True], ids=["first", "second adapter"])

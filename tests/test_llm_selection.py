@@ -206,7 +206,7 @@ def test_calibrating_with_gradients_keeps_no_gradient_and_no_state():
     [
         ("random", [1], {}, "looks at no data"),
         ("A", [], {}, "no batch"),
-        ("A", [1], dict(fraction=0), "above 0"),
+        ("A", [1], {"fraction": 0}, "above 0"),
         ("G", ["no labels"], {}, "no loss"),
         ("A", ["not finite"], {}, "not finite"),
     ],

@@ -41,9 +41,14 @@ PHI3 = {
 
 def phi(**sizes):
     torch.manual_seed(3)
-    common = dict(
-        vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0
-    )
+    common = {
+        "vocab_size": 31,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "pad_token_id": 0,
+    }
     kind, config = transformers.PhiForCausalLM, transformers.PhiConfig
     if "num_key_value_heads" in sizes:
         kind, config = transformers.Phi3ForCausalLM, transformers.Phi3Config
@@ -124,10 +129,10 @@ def test_a_key_head_is_listed_where_its_first_query_head_is():
     assert fused.channels("value", [1]) == [36, 37, 38, 39]
 
 
-@pytest.mark.parametrize(("sizes", "layout"), [({}, PHI), (dict(num_key_value_heads=2), PHI3)], ids=["phi", "phi3"])
+@pytest.mark.parametrize(("sizes", "layout"), [({}, PHI), ({"num_key_value_heads": 2}, PHI3)], ids=["phi", "phi3"])
 def test_a_type_that_nobody_described_is_refused_and_can_be_described(sizes, layout):
     model = phi(**sizes)
-    with pytest.raises(StructureError, match='known are .*llama.*Describe it: layout={"block"'):
+    with pytest.raises(StructureError, match=r'known are .*llama.*Describe it: layout={"block"'):
         find(model)
     ids = torch.arange(1, 8)[None]
     out = model(ids).logits
@@ -141,10 +146,10 @@ def test_a_type_that_nobody_described_is_refused_and_can_be_described(sizes, lay
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(layout=1), "no layout"),
-        (dict(block=""), "where the blocks are"),
-        (dict(attention={"query": "q"}), "lacks key, output, value"),
-        (dict(feed_forward={"up": "a", "down": "b", "side": "c"}), "no role side"),
+        ({"layout": 1}, "no layout"),
+        ({"block": ""}, "where the blocks are"),
+        ({"attention": {"query": "q"}}, "lacks key, output, value"),
+        ({"feed_forward": {"up": "a", "down": "b", "side": "c"}}, "no role side"),
     ],
 )
 def test_a_layout_that_says_too_little_or_too_much_is_refused(change, message):

@@ -5,38 +5,38 @@ import functools
 import torch
 import transformers as t
 
-SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, vocab_size=31)
-FED = SMALL | dict(intermediate_size=24, max_position_embeddings=32)
-GROUPED = FED | dict(num_key_value_heads=2)
-ENCODER = FED | dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-GPT2 = dict(n_embd=16, n_layer=2, n_head=4, n_inner=24, vocab_size=31, n_positions=32)
-STILL = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-GEMMA3 = dict(layer_types=["sliding_attention", "full_attention"], sliding_window=8, query_pre_attn_scalar=4)
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 31}
+FED = SMALL | {"intermediate_size": 24, "max_position_embeddings": 32}
+GROUPED = FED | {"num_key_value_heads": 2}
+ENCODER = FED | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_inner": 24, "vocab_size": 31, "n_positions": 32}
+STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+GEMMA3 = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8, "query_pre_attn_scalar": 4}
 
 CONFIGS = {
     "llama": (t.LlamaForCausalLM, t.LlamaConfig, GROUPED),
     "llama-mha": (
         t.LlamaForCausalLM,
         t.LlamaConfig,
-        FED | dict(num_key_value_heads=4, attention_bias=True, mlp_bias=True),
+        FED | {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True},
     ),
-    "llama-mqa": (t.LlamaForCausalLM, t.LlamaConfig, FED | dict(num_key_value_heads=1)),
+    "llama-mqa": (t.LlamaForCausalLM, t.LlamaConfig, FED | {"num_key_value_heads": 1}),
     "mistral": (t.MistralForCausalLM, t.MistralConfig, GROUPED),
     "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config, GROUPED),
-    "qwen3": (t.Qwen3ForCausalLM, t.Qwen3Config, GROUPED | dict(head_dim=6)),
-    "gemma": (t.GemmaForCausalLM, t.GemmaConfig, GROUPED | dict(head_dim=6)),
-    "gemma2": (t.Gemma2ForCausalLM, t.Gemma2Config, GROUPED | dict(head_dim=6, sliding_window=8)),
-    "gemma3_text": (t.Gemma3ForCausalLM, t.Gemma3TextConfig, GROUPED | dict(head_dim=6) | GEMMA3),
+    "qwen3": (t.Qwen3ForCausalLM, t.Qwen3Config, GROUPED | {"head_dim": 6}),
+    "gemma": (t.GemmaForCausalLM, t.GemmaConfig, GROUPED | {"head_dim": 6}),
+    "gemma2": (t.Gemma2ForCausalLM, t.Gemma2Config, GROUPED | {"head_dim": 6, "sliding_window": 8}),
+    "gemma3_text": (t.Gemma3ForCausalLM, t.Gemma3TextConfig, GROUPED | {"head_dim": 6} | GEMMA3),
     "gpt2": (t.GPT2LMHeadModel, t.GPT2Config, GPT2 | STILL),
     "opt": (
         t.OPTForCausalLM,
         t.OPTConfig,
-        SMALL | dict(ffn_dim=24, max_position_embeddings=32, dropout=0.0, word_embed_proj_dim=16),
+        SMALL | {"ffn_dim": 24, "max_position_embeddings": 32, "dropout": 0.0, "word_embed_proj_dim": 16},
     ),
     "bert": (t.BertForSequenceClassification, t.BertConfig, ENCODER),
     "roberta": (t.RobertaForSequenceClassification, t.RobertaConfig, ENCODER),
     "xlm-roberta": (t.XLMRobertaForSequenceClassification, t.XLMRobertaConfig, ENCODER),
-    "electra": (t.ElectraForSequenceClassification, t.ElectraConfig, ENCODER | dict(embedding_size=16)),
+    "electra": (t.ElectraForSequenceClassification, t.ElectraConfig, ENCODER | {"embedding_size": 16}),
 }
 NAMES = tuple(CONFIGS)
 

@@ -53,8 +53,8 @@ def tuner(model: nn.Module) -> S2FTModel:
 
 def _layers(model: nn.Module, adapter: str) -> dict[str, S2FTLayer]:
     inner = tuner(model)
-    if adapter not in inner.peft_config:
-        raise AdapterError(f"no adapter is called {adapter}; there are {', '.join(inner.peft_config)}")
+    if adapter not in inner.configs:
+        raise AdapterError(f"no adapter is called {adapter}; there are {', '.join(inner.configs)}")
     return {
         name: module
         for name, module in inner.model.named_modules()
@@ -88,8 +88,8 @@ def increments(model: nn.Module, adapter: str = "default") -> dict[str, Incremen
 def as_lora(model: nn.Module, adapter: str = "default") -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     """Return an adapter as a LoRA adapter of the same increments, without loss: configuration and weights.
 
-    An increment of s rows or columns is a product of rank s with ones and zeros in one factor, so that forming it rounds
-    nothing.
+    An increment of s rows or columns is a product of rank s with ones and zeros in one factor, so that forming it
+    rounds nothing.
 
     Args:
         model: a model under S2FT, in peft or on its own.
@@ -100,7 +100,7 @@ def as_lora(model: nn.Module, adapter: str = "default") -> tuple[LoraConfig, dic
     """
     inner = tuner(model)
     parts = increments(model, adapter)
-    mine: S2FTConfig = inner.peft_config[adapter]
+    mine = inner.configs[adapter]
     if mine.bias != "none":
         raise AdapterError(
             f'{adapter} trains biases (bias="{mine.bias}"), which are no part of a product U V^T; train with '
@@ -159,7 +159,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str], adapter: str = "defau
     weights = {
         f"{_PREFIX}{n}.s2ft_delta": layer.s2ft_delta[adapter].detach().contiguous() for n, layer in layers.items()
     }
-    config: S2FTConfig = inner.peft_config[adapter]
+    config = inner.configs[adapter]
     if config.bias != "none":
         trained = {f"{n}.base_layer.bias" for n in layers} if config.bias == "s2ft_only" else None
         for name, value in inner.model.state_dict().items():
@@ -203,9 +203,9 @@ def load(
     config = S2FTConfig.from_pretrained(str(path))
     config.inference_mode = not trainable
     if isinstance(model, S2FTModel):
-        if adapter in model.peft_config:
+        if adapter in model.configs:
             raise AdapterError(f"there is an adapter {adapter} already; choose another name, or delete it")
-        model.peft_config[adapter] = config
+        model.configs[adapter] = config
         model.inject_adapter(model.model, adapter)
         out = model
     else:

@@ -130,7 +130,7 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
         """
         if self.merged:
             raise AdapterError(
-                f"adapters {', '.join(self.merged_adapters)} are merged; call unmerge_adapter() before changing anything"
+                f"adapters {', '.join(self.merged_adapters)} are merged; call unmerge_adapter() before changing them"
             )
         self._write(tuple(names))
 

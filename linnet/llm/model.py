@@ -6,7 +6,7 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,13 +42,12 @@ class S2FTModel(BaseTuner):
 
     prefix = registration.PREFIX
     tuner_layer_cls = S2FTLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
     uses_shared_state = True  # the order of the units, which modules on both sides share
 
     def __init__(
         self,
         model: nn.Module,
-        config: S2FTConfig | dict[str, S2FTConfig],
+        config: Any,
         adapter_name: str = "default",
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, torch.Tensor] | None = None,
@@ -61,12 +60,17 @@ class S2FTModel(BaseTuner):
 
     # --- making adapters --------------------------------------------------------------------------
 
-    def _prepare_adapter_config(self, peft_config: S2FTConfig, model_config: dict[str, Any]) -> S2FTConfig:
+    @property
+    def configs(self) -> dict[str, S2FTConfig]:
+        """The adapters' configurations by name."""
+        return cast(dict[str, S2FTConfig], self.peft_config)
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         return peft_config
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Add an adapter; see peft. Nothing is changed if it is refused."""
-        config = copy.deepcopy(self.peft_config[adapter_name])
+        config = copy.deepcopy(self.configs[adapter_name])
         # What is selected, and the fingerprint, are of the base model as it was given.
         reordered = bool(self._orders)
         self.restore_order()
@@ -74,9 +78,9 @@ class S2FTModel(BaseTuner):
             found = resolve(model, config)
             seal(model, config, found)
         except Exception:
-            self.peft_config.pop(adapter_name)
+            self.configs.pop(adapter_name)
             raise
-        self.peft_config[adapter_name] = config
+        self.configs[adapter_name] = config
         self._found = {s.key: s for s in found}
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         # Weights are reordered when training begins, not before: whatever is refused until then leaves them alone.
@@ -85,17 +89,18 @@ class S2FTModel(BaseTuner):
             self._waiting = model.register_forward_pre_hook(self._before)
 
     @staticmethod
-    def _check_target_module_exists(peft_config: S2FTConfig, key: str) -> bool:
+    def _check_target_module_exists(peft_config: Any, key: str) -> bool:
         return key in (peft_config.target_modules or ())
 
     def _create_and_replace(
         self,
-        peft_config: S2FTConfig,
+        peft_config: Any,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
         parent: nn.Module,
         current_key: str,
+        parameter_name: str | None = None,
         **optional_kwargs: Any,
     ) -> None:
         axis, channels = trained_channels(peft_config, self._found)[current_key]
@@ -122,20 +127,20 @@ class S2FTModel(BaseTuner):
 
         Source: yang2024, Section 6.2, Table 5.
         """
-        if unknown := [name for name in adapters if name not in self.peft_config]:
-            raise AdapterError(f"no adapter is called {', '.join(unknown)}; there are {', '.join(self.peft_config)}")
-        if adapter_name in self.peft_config:
+        if unknown := [name for name in adapters if name not in self.configs]:
+            raise AdapterError(f"no adapter is called {', '.join(unknown)}; there are {', '.join(self.configs)}")
+        if adapter_name in self.configs:
             raise AdapterError(f"there is an adapter {adapter_name} already; choose another name, or delete it")
         if len(weights) != len(adapters) or not adapters or not np.isfinite(np.asarray(weights, dtype=float)).all():
             raise ArgumentError(f"{len(adapters)} adapters need as many finite weights; given: {list(weights)}")
-        configs = [self.peft_config[name] for name in adapters]
+        configs = [self.configs[name] for name in adapters]
         config = copy.deepcopy(configs[0])
         config.targets = list(dict.fromkeys(role for c in configs for role in c.targets))
         config.units, config.base, config.inference_mode = {}, None, True
         for c in configs:
-            for key, units in c.units.items():
+            for key, units in (c.units or {}).items():
                 config.units[key] = list(dict.fromkeys((*config.units.get(key, ()), *units)))
-        self.peft_config[adapter_name] = config
+        self.configs[adapter_name] = config
         self.inject_adapter(self.model, adapter_name)
         for layer in self._layers():
             if adapter_name in layer.s2ft_delta:
@@ -151,7 +156,7 @@ class S2FTModel(BaseTuner):
         self._wait_no_longer()
         with self._base_weights():
             for key, mine in self._found.items():
-                configs = [c for c in self.peft_config.values() if reorders(c)]
+                configs = [c for c in self.configs.values() if reorders(c)]
                 first = [unit for config in configs for unit in (config.units or {}).get(key, ())]
                 if first:
                     self._reorder(mine, order_with(mine, first))
@@ -243,8 +248,8 @@ class S2FTModel(BaseTuner):
             return
         if self.training:
             raise ArgumentError("adapter_names is for inference; call eval() first")
-        if unknown := sorted(set(names) - set(self.peft_config) - {"__base__"}):
-            raise AdapterError(f"no adapter is called {', '.join(unknown)}; there are {', '.join(self.peft_config)}")
+        if unknown := sorted(set(names) - set(self.configs) - {"__base__"}):
+            raise AdapterError(f"no adapter is called {', '.join(unknown)}; there are {', '.join(self.configs)}")
 
         def hand_over(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             return given, named | {"adapter_names": names}
@@ -258,7 +263,7 @@ class S2FTModel(BaseTuner):
 
 
 def reorders(config: S2FTConfig) -> bool:
-    """Return whether an adapter's channels are brought side by side; trained biases stay where they are, and are saved so."""
+    """Return whether an adapter's channels are brought side by side; biases that are trained stay where they are."""
     return config.form == "permuted" and config.bias == "none"
 
 
@@ -354,7 +359,8 @@ def calibrate(
         config: with strategy activation, product or gradient.
         model: the base model, left as it was.
         batches: keyword arguments of the model, with labels for gradient.
-        fraction: part of the batches to look at, at least one, drawn with the configuration's seed; the paper takes 0.01.
+        fraction: part of the batches to look at, at least one, drawn with the configuration's seed; the paper takes
+        0.01.
         loss: for gradient, from model and batch to a scalar; by default the ``loss`` of the model's output.
 
     Raises:
@@ -394,9 +400,10 @@ def trained_channels(config: S2FTConfig, found: Mapping[str, Structure]) -> dict
 
 
 def fingerprint(model: nn.Module, config: S2FTConfig, found: Sequence[Structure]) -> str | None:
-    """Return a hash of the base weights under the trained channels, rounded to bfloat16 so that precision does not matter.
+    """Return a hash of the base weights under the trained channels.
 
-    None where weights are not in memory or quantised.
+    They are rounded to bfloat16 first: the same base in float32 and in bfloat16 has one fingerprint. None where
+    weights are not in memory or quantised.
     """
     digest = hashlib.sha256()
     for name, (axis, channels) in sorted(trained_channels(config, {s.key: s for s in found}).items()):
@@ -428,8 +435,8 @@ def seal(model: nn.Module, config: S2FTConfig, found: Sequence[Structure]) -> No
     elif mine is not None and mine != config.base:
         raise AdapterError(
             f"the adapter was trained on another base model: the weights under its channels have the fingerprint "
-            f"{config.base[:12]}, those of this model {mine[:12]}. Load it onto its own base; if you mean to put it onto "
-            "this one, set base to null in adapter_config.json"
+            f"{config.base[:12]}, those of this model {mine[:12]}. Load it onto its own base; if you mean to put it "
+            "onto this one, set base to null in adapter_config.json"
         )
 
 

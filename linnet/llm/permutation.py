@@ -21,8 +21,8 @@ from linnet.llm.structure import Structure
 def order_with(structure: Structure, first: Iterable[int]) -> list[int]:
     """Return all units, the given ones as far in front as the structure allows.
 
-    Heads that share a key and value head stay together: groups come in the order of their first given head, and within a
-    group the given heads come first.
+    Heads that share a key and value head stay together: groups come in the order of their first given head, and
+    within a group the given heads come first.
     """
     units = dict.fromkeys(first)
     groups: dict[int, list[int]] = {unit // structure.shared: [] for unit in (*units, *range(structure.units))}
@@ -44,7 +44,8 @@ def check_order(structure: Structure, order: Sequence[int]) -> None:
     size = structure.shared
     if any(len({unit // size for unit in order[i : i + size]}) > 1 for i in range(0, len(order), size)):
         raise StructureError(
-            f"{structure.key}: {size} query heads share a key and value head and must stay together; given: {list(order)}"
+            f"{structure.key}: {size} query heads share a key and value head and must stay together; "
+            f"given: {list(order)}"
         )
 
 
@@ -72,9 +73,9 @@ def permute(model: nn.Module, structure: Structure, order: Sequence[int]) -> Non
         if role in structure.inward:
             rows = slice(projection.start, projection.stop)
             matrix[rows] = matrix[index]
-            base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-            if getattr(base, "bias", None) is not None:
-                base.bias[rows] = base.bias[index]
+            bias = getattr(structures.bare(module), "bias", None)
+            if isinstance(bias, torch.Tensor):
+                bias[rows] = bias[index]
         else:
             matrix.copy_(matrix[:, index])
 

@@ -1,9 +1,10 @@
 """The one place where peft learns that S2FT exists.
 
 peft registers methods by the members of an enumeration that nobody outside can add to in a supported way: a member is
-added here as the enumeration itself would add it. Where that fails, or where a later peft has a method of this name of its
-own, nothing is changed and :data:`REASON` says why: then ``peft.get_peft_model`` and ``PeftModel.from_pretrained`` do not
-know S2FT, and :class:`linnet.llm.S2FTModel` with :func:`linnet.llm.save` and :func:`linnet.llm.load` serve without them.
+added here as the enumeration itself would add it. Where that fails, or where a later peft has a method of this name
+of its own, nothing is changed and :data:`REASON` says why: then ``peft.get_peft_model`` and
+``PeftModel.from_pretrained`` do not know S2FT, and :class:`linnet.llm.S2FTModel` with :func:`linnet.llm.save` and
+:func:`linnet.llm.load` serve without them.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _extend() -> None:
     member = str.__new__(kind, NAME)
     member._name_ = NAME
     member._value_ = NAME
-    member._sort_order_ = len(kind._member_names_)
+    setattr(member, "_sort_order_", len(kind._member_names_))  # noqa: B010  # which types do not know
     type.__setattr__(kind, NAME, member)
     kind._member_map_[NAME] = member
     kind._value2member_map_[NAME] = member

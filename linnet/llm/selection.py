@@ -151,8 +151,8 @@ def choose(
         groups = {g: members for g, members in groups.items() if len(members) == structure.shared}
     if sum(map(len, groups.values())) < units:
         raise BudgetError(
-            f"{structure.key}: {units} of {structure.units} units are to be chosen, and {len(barred)} are excluded; lower "
-            "the budget or exclude fewer"
+            f"{structure.key}: {units} of {structure.units} units are to be chosen, and {len(barred)} are excluded; "
+            "lower the budget or exclude fewer"
         )
     if structure.shared == 1:
         return sorted(free, key=lambda u: (-worth[u], u))[:units]
@@ -172,7 +172,7 @@ def choose(
 
 
 def random_scores(structure: Structure, seed: int) -> np.ndarray:
-    """Return (units,) scores that make every selection of a size equally likely; the same for a block's name and seed."""
+    """Return (units,) scores that make every selection of a size equally likely; of one block and seed, the same."""
     return np.random.default_rng([seed, zlib.crc32(structure.key.encode())]).random(structure.units)
 
 
@@ -212,7 +212,7 @@ def calibrated_scores(
     model: nn.Module,
     wanted: Sequence[tuple[Structure, Sequence[str]]],
     batches: Sequence[Mapping[str, Any]],
-    strategy: Strategy,
+    strategy: str,
     loss: Callable[[nn.Module, Mapping[str, Any]], torch.Tensor] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the scores (units,) of structures on calibration data, by the structures' keys.
@@ -222,8 +222,8 @@ def calibrated_scores(
     product
         that, channel by channel, times the norm of the channel's weights.
     gradient
-        root mean square, over batches, of the norm of the gradient of what would be trained. One layer's gradient exists
-        at a time, and no optimiser state.
+        root mean square, over batches, of the norm of the gradient of what would be trained. One layer's gradient
+        exists at a time, and no optimiser state.
 
     Args:
         model: the model, as it is before fine-tuning; left as it was.

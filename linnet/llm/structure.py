@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from linnet.errors import StructureError
@@ -169,13 +170,18 @@ class Structure:
         return [start + u * self.width + i for u in units for i in range(self.width)]
 
 
+def bare(module: nn.Module) -> Any:
+    """Return a layer of the model itself, out of peft's layers around it."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
 def weight(module: nn.Module) -> torch.Tensor:
     """Return the (out, in) weight of a linear module; GPT-2's, which is stored transposed, as a view.
 
     Raises:
         StructureError: the module has no floating-point matrix.
     """
-    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    base = bare(module)
     matrix = getattr(base, "weight", None)
     if not isinstance(matrix, torch.Tensor) or matrix.ndim != 2 or not matrix.is_floating_point():
         raise StructureError(
@@ -185,12 +191,15 @@ def weight(module: nn.Module) -> torch.Tensor:
     return matrix.T if type(base).__name__ == "Conv1D" else matrix
 
 
+def _configuration(model: nn.Module) -> Any:
+    """Return the configuration of a transformers model, of its text part where it has several; None without one."""
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def model_type(model: nn.Module) -> str | None:
     """Return the ``model_type`` of a transformers model, of its text part where it has several; None without one."""
-    config = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):
-        config = config.get_text_config()
-    return getattr(config, "model_type", None)
+    return getattr(_configuration(model), "model_type", None)
 
 
 def layout_of(model: nn.Module, layout: Layout | None = None) -> Layout:
@@ -202,7 +211,7 @@ def layout_of(model: nn.Module, layout: Layout | None = None) -> Layout:
     if layout is not None:
         return layout
     kind = model_type(model)
-    if kind in LAYOUTS:
+    if kind is not None and kind in LAYOUTS:
         return LAYOUTS[kind]
     what = f"models of type {kind!r}" if kind else f"a {type(model).__name__}"
     raise StructureError(
@@ -271,9 +280,7 @@ def _in_block(model: nn.Module, name: str, block: nn.Module, layout: Layout) -> 
 
 
 def _attention(model: nn.Module, name: str, block: nn.Module, layout: Layout) -> Structure:
-    config = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):
-        config = config.get_text_config()
+    config = _configuration(model)
     heads = layout.heads or getattr(config, "num_attention_heads", None)
     if not isinstance(heads, int) or heads < 1:
         raise StructureError(f"{type(model).__name__} does not say how many heads it has; give the layout's heads")
@@ -327,7 +334,7 @@ def _projection(name: str, block: nn.Module, at: str) -> tuple[Projection, int]:
 
 def shape(module: nn.Module, name: str = "a module") -> tuple[int, int]:
     """Return the sizes (out, in) of a linear module, be it quantised."""
-    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    base = bare(module)
     out, into = getattr(base, "out_features", None), getattr(base, "in_features", None)
     if isinstance(out, int) and isinstance(into, int):
         return out, into

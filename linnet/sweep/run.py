@@ -36,7 +36,7 @@ AHEAD = 3
 """Cells that are handed out for each worker of several: enough to keep it busy, few enough that memory stays flat."""
 
 
-ELSEWHERE = ("trials", "report", "compare", "reference", "cli.py", "plots.py")
+ELSEWHERE = ("trials", "report", "compare", "reference", "llm", "cli.py", "plots.py")
 """Rooms of linnet that no cell enters."""
 
 
