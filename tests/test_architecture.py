@@ -22,11 +22,13 @@ FLOORS = [
     {"trials"},
     {"report", "compare"},
     {"sweep"},
+    {"llm"},
     {"plots"},
     {"cli"},
 ]
 CORE, ABOVE = set().union(*FLOORS[:8]), set().union(*FLOORS[8:])
 GUESTS = {"array_api_compat", "jax", "torch"}
+LANGUAGE = {"accelerate", "gguf", "peft", "reasoning_gym", "safetensors", "transformers"}
 
 
 def module_name(path: Path) -> str:
@@ -95,8 +97,14 @@ def test_the_core_knows_nothing_of_what_is_built_on_it():
 
 
 def test_only_the_seam_asks_for_an_array_library():
-    asking = {name for name, path in FILES.items() if {m.split(".")[0] for m in imported(path)} & GUESTS}
-    assert asking == {"linnet._linalg.libraries"}
+    asking = {name: {m.split(".")[0] for m in imported(path)} & GUESTS for name, path in FILES.items()}
+    assert {name for name, guests in asking.items() if guests and room(name) != "llm"} == {"linnet._linalg.libraries"}
+    assert set().union(*(guests for name, guests in asking.items() if room(name) == "llm")) == {"torch"}
+
+
+def test_only_the_torch_module_knows_language_models():
+    knowing = {room(name) for name, path in FILES.items() if {m.split(".")[0] for m in imported(path)} & LANGUAGE}
+    assert knowing == {"llm"}
 
 
 def test_the_library_knows_no_claim():

@@ -305,6 +305,19 @@ def test_the_experiment_of_the_guide_runs_and_is_drawn(tmp_path):
     subprocess.run([sys.executable, "-c", script[1]], cwd=tmp_path, check=True)
 
 
+def test_the_guide_to_s2ft_runs_as_written(tmp_path):
+    page = (DOCS / "fine-tuning.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S))
+    assert script.count("get_peft_model(") == 2
+    check = "\nassert loss < 4.0 and fresh.active_adapter == 'second'"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script + check], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert "trainable params: " in run.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "as-lora"]
+
+
 def test_the_gallery_has_a_place_for_every_experiment(hooks):
     placed = [name for names in hooks.THEMES.values() for name in names]
     assert sorted(placed) == sorted(path.stem for path in (ROOT / "experiments").glob("*.toml"))

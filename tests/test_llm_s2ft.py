@@ -129,6 +129,20 @@ def test_weights_are_reordered_when_training_begins_and_not_before():
         assert layer.where("default").start == 0
 
 
+def test_deep_models_are_trained_in_every_block(tmp_path):
+    """peft shortens long lists of modules to endings, which may fit modules of other blocks."""
+    config = tiny().config
+    config.num_hidden_layers = 12
+    config.layer_types = None
+    base = type(tiny())(config)
+    model = get_peft_model(base, S2FTConfig(ratio=0.15, targets=EVERY, blocks=[1, 2, 3, 4, 11]))
+    names = {n.split(".layers.")[1].split(".")[0] for n in layers(model)}
+    assert names == {"1", "2", "3", "4", "11"}
+    assert len(layers(model)) == len(model.peft_config["default"].target_modules) == 35
+    model.save_pretrained(tmp_path)
+    assert len(layers(PeftModel.from_pretrained(copy.deepcopy(model).unload(), tmp_path))) == 35
+
+
 def test_two_adapters_on_disjoint_channels_lie_side_by_side():
     base = tiny("llama-mha")
     before = weights(base)

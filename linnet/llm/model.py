@@ -54,6 +54,7 @@ class S2FTModel(BaseTuner):
     ) -> None:
         # The base class calls inject_adapter, which needs them.
         self._found: dict[str, Structure] = {}
+        self._trained: dict[str, tuple[int, list[int]]] = {}
         self._orders: dict[str, list[int]] = {}
         self._waiting: Any = None
         super().__init__(model, config, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage, state_dict=state_dict)
@@ -82,15 +83,16 @@ class S2FTModel(BaseTuner):
             raise
         self.configs[adapter_name] = config
         self._found = {s.key: s for s in found}
+        self._trained = trained_channels(config, self._found)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config.target_modules = sorted(self._trained)  # of many names peft has made a few endings
         # Weights are reordered when training begins, not before: whatever is refused until then leaves them alone.
         reorder = reordered or (reorders(config) and not config.inference_mode)
         if reorder and self._waiting is None:
             self._waiting = model.register_forward_pre_hook(self._before)
 
-    @staticmethod
-    def _check_target_module_exists(peft_config: Any, key: str) -> bool:
-        return key in (peft_config.target_modules or ())
+    def _check_target_module_exists(self, peft_config: Any, key: str) -> bool:  # type: ignore[override]
+        return key in self._trained  # whole names: endings may fit other modules too
 
     def _create_and_replace(
         self,
@@ -103,7 +105,7 @@ class S2FTModel(BaseTuner):
         parameter_name: str | None = None,
         **optional_kwargs: Any,
     ) -> None:
-        axis, channels = trained_channels(peft_config, self._found)[current_key]
+        axis, channels = self._trained[current_key]
         trained = adapter_name in self.active_adapters and not peft_config.inference_mode
         if isinstance(target, S2FTLayer):
             target.update_layer(adapter_name, channels, peft_config.form, trained=trained)

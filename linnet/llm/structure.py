@@ -192,13 +192,14 @@ def weight(module: nn.Module) -> torch.Tensor:
 
 
 def _configuration(model: nn.Module) -> Any:
-    """Return the configuration of a transformers model, of its text part where it has several; None without one."""
-    config: Any = getattr(model, "config", None)
+    """Return the configuration of the first transformers model in a module, of its text part; None without one."""
+    held = (getattr(module, "config", None) for module in model.modules())
+    config: Any = next((c for c in held if hasattr(c, "model_type")), None)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def model_type(model: nn.Module) -> str | None:
-    """Return the ``model_type`` of a transformers model, of its text part where it has several; None without one."""
+    """Return the ``model_type`` of the transformer in a module, of its text part; None without one."""
     return getattr(_configuration(model), "model_type", None)
 
 
