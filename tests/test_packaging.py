@@ -39,11 +39,21 @@ def text_files():
 
 
 def test_the_quick_start_runs_as_written():
-    (quick_start,) = [b for b in blocks("python") if b not in CLAIM_FILES]
+    quick_start, _ = [b for b in blocks("python") if b not in CLAIM_FILES]
     names = {}
     exec(compile(quick_start, "README.md", "exec"), names)
     assert names["tuned"].product.shape == names["coef"].shape
     assert isinstance(names["ln"].excess_risk(names["tuned"], names["test"]), float)
+
+
+def test_the_fine_tuning_runs_as_written():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    _, fine_tuning = [b for b in blocks("python") if b not in CLAIM_FILES]
+    names = {"model": LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=64, num_hidden_layers=2))}
+    total = names["model"].num_parameters()
+    exec(compile(fine_tuning, "README.md", "exec"), names)
+    assert 0.009 * total < names["model"].get_nb_trainable_parameters()[0] <= 0.01 * total
 
 
 def test_the_claim_file_runs_from_another_folder(tmp_path):

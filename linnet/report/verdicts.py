@@ -60,9 +60,11 @@ def redraw(path: Path, html: Path, claim_files: Sequence[Path]) -> int:
     """Draw the page of a ledger that is there already; return the exit code.
 
     Raises:
-        DataError: no ledger, or the page cannot be written there.
+        DataError: no ledger of claims, or the page cannot be written there.
     """
     ledger = ledgers.read(path)
+    if any("effects" in row for row in ledger["claims"]):
+        raise DataError(f"{path} holds findings on a model, which have no page; linnet llm verify prints them")
     claims = installed_claims()
     for file in claim_files:
         claims |= claims_in_file(file)

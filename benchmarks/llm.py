@@ -1,0 +1,793 @@
+"""What a training step costs under S2FT and its rivals, what it costs to change adapters, and to serve many at once.
+
+Three parts, on one device:
+
+train    a step (forward, backward, AdamW) of each method at matched numbers of trained parameters: time, peak memory,
+         bytes kept for the backward pass. The floor is the same step with all weights frozen and gradients flowing to
+         the output of the embeddings. A method can fall below it by what lies before the first map that it trains: the
+         second floor ends there.
+switch   one linear layer: from one adapter to another, over the width (yang2024, Figure 6, a and b).
+serving  one linear layer: a batch of which each example has another adapter (yang2024, Figure 6c).
+
+Methods take turns within a round, in an order drawn anew each round; ratios are those of turns of one round, pooled
+over processes, since the ratios of one process drift. Stated are the median, and for ratios Student's 95 % interval
+over the processes' medians. Weights are random: their values do not matter to time and memory. In float32 the two
+settings of peft's ``autocast_adapter_dtype`` are the same computation: what their times differ by is noise.
+
+    python benchmarks/llm.py                  # SmolLM2's shape on the CPU, float32
+    python benchmarks/llm.py --device cuda    # yang2024, Figure 5: LLaMA2's shapes, bfloat16
+    python benchmarks/llm.py --quick          # a tiny shape: does it run?
+"""
+
+import argparse
+import copy
+import functools
+import gc
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: its profiler reports on itself
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, ShiraConfig, get_peft_model
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from linnet.llm import S2FTConfig
+from linnet.llm.layer import S2FTLayer
+from linnet.llm.linear import COLUMNS, ROWS
+from linnet.llm.serving import Bank, LoRABank
+
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "llm.json"
+FIGURE = HERE.parent / "figures" / "serving"
+
+# hidden, intermediate, layers, heads, key and value heads, vocabulary, embeddings tied to the head
+SHAPES = {
+    "smollm2-135m": (576, 1536, 30, 9, 3, 49152, True),
+    "llama2-7b": (4096, 11008, 32, 32, 32, 32000, False),
+    "llama2-13b": (5120, 13824, 40, 40, 40, 32000, False),
+    "tiny": (64, 160, 3, 4, 2, 96, True),
+}
+MAPS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SHARE = 0.01
+"""Trained parameters over all, S2FT's default; every method gets the most that LoRA can train within it."""
+RARELY = 5
+"""Methods that no target speaks of have a turn in every fifth round."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a step is measured on."""
+
+    shape: str
+    length: int
+    batch: int
+    dtype: str
+    device: str
+    threads: int
+    rank: int | None = None
+
+
+# --- models under training ------------------------------------------------------------------------
+
+
+def base_model(setting: Setting) -> Any:
+    hidden, intermediate, layers, heads, shared, vocabulary, tied = SHAPES[setting.shape]
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=shared,
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+        max_position_embeddings=max(2048, setting.length),
+        use_cache=False,
+    )
+    torch.manual_seed(0)
+    with torch.device(setting.device):
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[setting.dtype], attn_implementation="sdpa")
+    return model.requires_grad_(False)
+
+
+def replica(model: Any, own: bool = False) -> Any:
+    """A model of its own modules, upon the same storage of weights unless it is to have its own."""
+    weights = {
+        id(p): nn.Parameter(p.detach().clone() if own else p.detach(), requires_grad=False) for p in model.parameters()
+    }
+    return copy.deepcopy(model, weights | {id(b): b for b in model.buffers()})
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Ranks and a number of parameters that are alike for a model."""
+
+    rank: int
+    dora_rank: int
+    n_parameters: int
+
+    @classmethod
+    def of(cls, model: Any, rank: int | None = None) -> "Budget":
+        shapes = [m.weight.shape for n, m in model.named_modules() if n.rpartition(".")[2] in MAPS]
+        of_rank_one, rows = sum(map(sum, shapes)), sum(out for out, _ in shapes)
+        if rank is None:
+            rank = max(1, int(SHARE * sum(p.numel() for p in model.parameters()) / of_rank_one))
+            rank -= rank % 8 if rank >= 8 else 0  # what fits the hardware
+        n = rank * of_rank_one
+        return cls(rank, max(1, (n - rows) // of_rank_one), n)
+
+
+def floor(model: Any, budget: Budget) -> Any:
+    model.get_input_embeddings().register_forward_hook(lambda module, args, out: out.requires_grad_())
+    return model
+
+
+def late_floor(model: Any, budget: Budget) -> Any:
+    """Gradients flow to the first map that S2FT trains, and no further."""
+    first = model.model.layers[0].self_attn.o_proj
+    first.register_forward_hook(lambda module, args, out: out.requires_grad_())
+    return model
+
+
+class Head(nn.Module):
+    """The vocabulary head and the loss alone, with a gradient for what comes in."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.head: nn.Linear = model.lm_head
+        self.loss, self.size = model.loss_function, model.config.vocab_size
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> Any:
+        weight = self.head.weight
+        hidden = weight.new_ones(*input_ids.shape, weight.shape[1]).requires_grad_()
+        return argparse.Namespace(loss=self.loss(self.head(hidden), labels, vocab_size=self.size))
+
+
+def full(model: Any, budget: Budget) -> Any:
+    return model.requires_grad_(True)
+
+
+def lora(model: Any, budget: Budget, autocast: bool) -> Any:
+    config = LoraConfig(r=budget.rank, lora_alpha=2 * budget.rank, lora_dropout=0.0, target_modules=MAPS)
+    return get_peft_model(model, config, autocast_adapter_dtype=autocast)
+
+
+def dora(model: Any, budget: Budget) -> Any:
+    r = budget.dora_rank
+    return get_peft_model(model, LoraConfig(r=r, lora_alpha=2 * r, target_modules=MAPS, use_dora=True))
+
+
+def shira(model: Any, budget: Budget) -> Any:
+    def mask(base: nn.Linear, r: int, **_: Any) -> torch.Tensor:
+        """One entry drawn from each of as many equal parts: distinct without a permutation of all entries."""
+        n, k = base.weight.numel(), r * sum(base.weight.shape)
+        at = torch.arange(k) * (n // k) + torch.randint(n // k, (k,))
+        out = torch.zeros(n, dtype=torch.bool, device=base.weight.device)
+        out[at.to(out.device)] = True
+        return out.view_as(base.weight)
+
+    config = ShiraConfig(r=budget.rank, target_modules=MAPS)
+    config.mask_fn = mask  # type: ignore[assignment]  # peft's own type for it cannot be met
+    return get_peft_model(model, config)
+
+
+def s2ft(model: Any, budget: Budget, form: str) -> Any:
+    return get_peft_model(model, S2FTConfig(n_parameters=budget.n_parameters, form=form))
+
+
+FLOOR, LORA, S2FT, GATHER, HEAD, FULL = "floor", "LoRA", "S2FT", "S2FT, gather", "vocabulary head alone", "full FT"
+LATE = "floor, to the first map trained"
+METHODS: dict[str, Callable[[Any, Budget], Any]] = {
+    FLOOR: floor,
+    LATE: late_floor,
+    HEAD: lambda model, budget: Head(model),
+    S2FT: functools.partial(s2ft, form="permuted"),
+    GATHER: functools.partial(s2ft, form="gather"),
+    LORA: functools.partial(lora, autocast=True),
+    "LoRA, not autocast": functools.partial(lora, autocast=False),
+    "DoRA": dora,
+    "SHiRA": shira,
+    FULL: full,  # last: it changes the weights that the others share
+}
+EVERY_ROUND = (FLOOR, LORA, S2FT, GATHER)
+
+
+class Trained:
+    """A model under training; call it for a step."""
+
+    def __init__(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> None:
+        self.model, self.batch = model.train(), batch
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        # The fused one needs the fewest temporary copies, for all alike.
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, fused=True) if self.parameters else None
+
+    def forward(self) -> torch.Tensor:
+        return self.model(**self.batch).loss
+
+    def finish(self, loss: torch.Tensor) -> None:
+        loss.backward()
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def __call__(self) -> None:
+        self.finish(self.forward())
+
+    def __enter__(self) -> "Trained":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Give the base weights back as they were, but for full fine-tuning."""
+        if isinstance(self.model, PeftModel):
+            self.model.unload()
+
+
+def prepared(name: str, base: Any, setting: Setting, own: bool = False) -> Trained:
+    model = METHODS[name](replica(base, own), Budget.of(base, setting.rank))
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.randint(base.config.vocab_size, (setting.batch, setting.length), generator=draw).to(setting.device)
+    return Trained(model, {"input_ids": ids, "labels": ids})
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object], device: str) -> float:
+    wait(device)
+    start = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
+    """The bytes of each storage beneath some tensors, by its address."""
+    found: dict[int, int] = {}
+    for tensor in tensors:
+        parts = (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,)
+        found |= {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}
+    return found
+
+
+def saved_bytes(forward: Callable[[], torch.Tensor], model: nn.Module) -> tuple[torch.Tensor, int]:
+    """The loss, and the bytes that autograd keeps for its gradient: each storage once, those of the model left out."""
+    own, kept = storages(itertools.chain(model.parameters(), model.buffers())), {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.update(storages([tensor]))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = forward()
+    return loss, sum(size for address, size in kept.items() if address not in own)
+
+
+def alive_bytes() -> int:
+    """Bytes of all tensors in the memory of the CPU, each storage once."""
+    gc.collect()
+    tensors = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor) and t.device.type == "cpu"]
+    return sum(storages(tensors).values())
+
+
+def peak_bytes(work: Callable[[], object], device: str) -> int:
+    """The most bytes that tensors take at a time while work is done: those alive before, and what is allocated."""
+    if device == "cuda":
+        wait(device)
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        wait(device)
+        return torch.cuda.max_memory_allocated()
+    before = alive_bytes()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    changes = sorted((e["ts"], e["args"]["Ev Idx"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
+    return before + max(itertools.accumulate((change for *_, change in changes), initial=0))
+
+
+def free(device: str) -> None:
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def failure(err: RuntimeError) -> str:
+    out_of_memory = isinstance(err, torch.OutOfMemoryError) or "not enough memory" in str(err)
+    return "out of memory" if out_of_memory else f"failed: {str(err).splitlines()[0]}"
+
+
+def memory(setting: Setting) -> dict[str, Any]:
+    """Bytes of the weights; and of each method alone: what it trains, first loss, bytes kept, peak of a step."""
+    torch.set_num_threads(setting.threads)
+    base = base_model(setting)
+    rows: list[dict[str, Any]] = []
+    for name in METHODS:
+        try:
+            rows.append({"method": name, **memory_of(name, base, setting)})
+        except RuntimeError as err:  # that a method does not fit is a result; on to the next one
+            rows.append({"method": name, "failed": failure(err)})
+        free(setting.device)
+    return {"weights": sum(storages(base.parameters()).values()), "methods": rows}
+
+
+def memory_of(name: str, base: Any, setting: Setting) -> dict[str, Any]:
+    with prepared(name, base, setting) as trained:
+        loss, saved = saved_bytes(trained.forward, trained.model)
+        first = loss.item()
+        trained.finish(loss)
+        del loss
+        peak = peak_bytes(trained, setting.device)
+        return {"trained": sum(p.numel() for p in trained.parameters), "loss": first, "saved": saved, "peak": peak}
+
+
+def times(setting: Setting, names: list[str], rounds: int, steps: int, process: int, keep: bool) -> list[dict]:
+    """One row a turn: the median time of some steps of a method.
+
+    Where there is memory for it, all methods are kept prepared; otherwise each is prepared anew for its turn.
+    """
+    torch.set_num_threads(setting.threads)
+    base, draw = base_model(setting), np.random.default_rng(process)
+    kept: dict[str, Trained] = {}
+    rows = []
+
+    def timed(trained: Trained) -> float:
+        return statistics.median([seconds(trained, setting.device) for _ in range(steps)])
+
+    def turn_of(name: str) -> float:
+        if not keep:
+            with prepared(name, base, setting) as trained:
+                trained()  # makes the states of the optimiser
+                return timed(trained)
+        if name not in kept:
+            kept[name] = prepared(name, base, setting, own=name == FULL)
+            kept[name]()
+        return timed(kept[name])
+
+    for turn in range(rounds):
+        chosen = [n for n in names if turn % RARELY == 0 or n in EVERY_ROUND]
+        for name in draw.permutation(chosen).tolist():
+            rows.append({"method": name, "process": process, "round": turn, "seconds": turn_of(name)})
+            if not keep:
+                free(setting.device)
+    return rows
+
+
+# --- one layer: changing adapters, and serving many -----------------------------------------------
+
+
+def drawn_layer(width: int, dtype: torch.dtype, device: str) -> nn.Linear:
+    layer = nn.Linear(width, width, bias=False, device=device, dtype=dtype).requires_grad_(False)
+    layer.weight.normal_(std=0.02)
+    return layer
+
+
+def switching(width: int, channels: int, rank: int, dtype: torch.dtype, device: str) -> dict[str, Callable[[], None]]:
+    """By name, what changes from one adapter of a layer to the other and back, a call each."""
+    draw = np.random.default_rng(width)
+    neighbours = np.arange(2 * channels).reshape(2, -1)
+    scattered = draw.permutation(width)[: 2 * channels].reshape(2, -1)
+
+    def settled(axis: int, sets: np.ndarray) -> Callable[[], None]:
+        layer = S2FTLayer(drawn_layer(width, dtype, device), axis)
+        for name, mine in zip("ab", sets, strict=True):
+            layer.update_layer(name, mine.tolist(), "permuted", trained=False)
+            layer.s2ft_delta[name].data.normal_(std=0.01)
+        turns = itertools.cycle("ab")
+        return lambda: layer.settle(next(turns))
+
+    weight = drawn_layer(width, dtype, device).weight
+    factors = [(torch.randn(width, rank).to(weight), torch.randn(rank, width).to(weight)) for _ in range(2)]
+    pairs = itertools.cycle([factors, factors[::-1]])
+
+    @torch.no_grad()
+    def products() -> None:
+        (b, a), (d, c) = next(pairs)
+        weight.addmm_(b, a, alpha=-1e-3).addmm_(d, c, alpha=1e-3)
+
+    return {
+        "S2FT, neighbouring columns": settled(COLUMNS, neighbours),
+        "S2FT, scattered columns": settled(COLUMNS, scattered),
+        "S2FT, neighbouring rows": settled(ROWS, neighbours),
+        "LoRA": products,
+    }
+
+
+def serving(
+    width: int, n: int, length: int, channels: int, rank: int, dtype: torch.dtype, device: str
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """By name, what a layer answers to a batch of n examples, each with an adapter of its own."""
+    draw = np.random.default_rng([width, n])
+    base = drawn_layer(width, dtype, device)
+    x = torch.randn(n, length, width).to(base.weight)
+    which = torch.from_numpy(draw.permutation(n)).to(device)
+    own = np.stack([draw.choice(width, channels, replace=False) for _ in range(n)])
+
+    def small(*shape: int) -> torch.Tensor:
+        return 0.01 * torch.randn(shape).to(base.weight)
+
+    def bank(axis: int) -> Callable[[], torch.Tensor]:
+        size = (n, width, channels) if axis == COLUMNS else (n, channels, width)
+        made = Bank(base, axis, torch.tensor(own, device=device), small(*size))
+        return lambda: made(x, which)
+
+    rival = LoRABank(base, small(n, rank, width), small(n, width, rank))
+    return {
+        "base alone": lambda: base(x),
+        "S2FT, columns": bank(COLUMNS),
+        "S2FT, rows": bank(ROWS),
+        "LoRA": lambda: rival(x, which),
+    }
+
+
+@torch.no_grad()
+def in_turn(
+    works: Mapping[str, Callable[[], object]], repeats: int, device: str, cell: dict, process: int
+) -> list[dict]:
+    """One row a call, after two that do not count."""
+    draw, rows = np.random.default_rng(process), []
+    for turn in range(-2, repeats):
+        for name in draw.permutation(list(works)).tolist():
+            taken = seconds(works[name], device)
+            if turn >= 0:
+                rows.append({**cell, "method": name, "process": process, "round": turn, "seconds": taken})
+    return rows
+
+
+def layer_times(kind: str, cells: list[dict], how: dict, repeats: int, process: int, threads: int) -> list[dict]:
+    torch.set_num_threads(threads)
+    rows = []
+    for cell in cells:
+        if kind == "switch":
+            rows += in_turn(switching(**cell, **how), repeats, how["device"], cell, process)
+        else:
+            rows += in_turn(serving(**cell, **how), repeats, how["device"], cell, process)
+    return rows
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+def ratio(rows: Iterable[dict], method: str, reference: str) -> dict[str, Any] | None:
+    """The median of ratios within rounds, and Student's 95 % interval over the processes' medians; None without any."""
+    found = {(r["method"], r["process"], r["round"]): r["seconds"] for r in rows}
+    by_process: dict[int, list[float]] = {}
+    for (name, process, turn), taken in found.items():
+        if name == method and (reference, process, turn) in found:
+            by_process.setdefault(process, []).append(taken / found[reference, process, turn])
+    if not by_process:
+        return None
+    every = [value for values in by_process.values() for value in values]
+    medians = np.log([statistics.median(values) for values in by_process.values()])
+    low = high = None
+    if len(medians) > 1:
+        half = stats.t.ppf(0.975, len(medians) - 1) * stats.sem(medians)
+        low, high = np.exp(medians.mean() - half).item(), np.exp(medians.mean() + half).item()
+    return {"median": statistics.median(every), "low": low, "high": high, "rounds": len(every)}
+
+
+def exponent(widths: list[int], medians: list[float]) -> dict[str, float] | None:
+    """The slope of time against width on logarithmic axes with its 95 % interval; None of less than three widths."""
+    if len(widths) < 3:
+        return None
+    fit = stats.linregress(np.log(widths), np.log(medians))
+    half = stats.t.ppf(0.975, len(widths) - 2) * fit.stderr
+    return {"from": min(widths), "slope": fit.slope, "low": fit.slope - half, "high": fit.slope + half}
+
+
+def median_of(rows: Iterable[dict], **cell: Any) -> float | None:
+    found = [r["seconds"] for r in rows if all(r[key] == value for key, value in cell.items())]
+    return statistics.median(found) if found else None
+
+
+def summary(setting: Setting, measured: dict, turns: list[dict]) -> dict[str, Any]:
+    """Everything about one setting: what was measured of memory, with times and ratios."""
+    rows = measured["methods"]
+    for row in rows:
+        row["seconds"] = median_of(turns, method=row["method"])
+        for key, reference in (("to_floor", FLOOR), ("to_lora", LORA)):
+            against = next(r for r in rows if r["method"] == reference)
+            known = [what for what in ("peak", "saved") if what in row and what in against]
+            row[key] = {what: row[what] / against[what] for what in known}
+            row[key]["seconds"] = ratio(turns, row["method"], reference)
+    return {**asdict(setting), **measured, "turns": turns}
+
+
+# --- the whole run --------------------------------------------------------------------------------
+
+
+def apart(work: Callable[..., Any], *args: Any) -> Any:
+    """The result of work in a process of its own, which ends with this one."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
+        return pool.submit(work, *args).result()
+
+
+def train(options: argparse.Namespace, run: Callable[..., Any], say: Callable[[str], None]) -> list[dict]:
+    keep = options.device == "cpu"
+    out = []
+    for shape, length, batch in itertools.product(options.shapes, options.lengths, options.batches):
+        setting = Setting(shape, length, batch, options.dtype, options.device, options.threads, options.rank)
+        say(f"{shape}, length {length}, batch {batch}: memory")
+        measured = run(memory, setting)
+        names = [row["method"] for row in measured["methods"] if "failed" not in row]
+        turns: list[dict] = []
+        for process in range(options.processes):
+            say(f"{shape}, length {length}, batch {batch}: time, process {process + 1} of {options.processes}")
+            turns += run(times, setting, names, options.rounds, options.steps, process, keep)
+        out.append(summary(setting, measured, turns))
+    return out
+
+
+def layers(kind: str, options: argparse.Namespace, run: Callable[..., Any], say: Callable[[str], None]) -> dict:
+    how = {"channels": options.channels, "rank": options.channels // 2, "dtype": DTYPES[options.dtype]}
+    how |= {"device": options.device}
+    if kind == "switch":
+        cells, repeats = [{"width": w} for w in options.widths], options.repeats
+    else:
+        grid = itertools.product(options.serving_widths, options.adapters, options.tokens)
+        cells, repeats = [dict(zip(("width", "n", "length"), cell, strict=True)) for cell in grid], options.repeats
+    turns = []
+    for process in range(options.processes):
+        say(f"{kind}: process {process + 1} of {options.processes}")
+        turns += run(layer_times, kind, cells, how, repeats, process, options.threads)
+    rows = []
+    names = sorted({t["method"] for t in turns}, key=lambda name: (name == LORA, name))
+    for cell, method in itertools.product(cells, names):
+        mine = [t for t in turns if all(t[key] == value for key, value in cell.items())]
+        measured = {"seconds": median_of(mine, method=method), "to_lora": ratio(mine, method, LORA)}
+        rows.append({**cell, "method": method, **measured})
+    out: dict[str, Any] = {"channels": options.channels, "rank": options.channels // 2, "rows": rows}
+    if kind == "switch":
+        out["exponents"] = []
+        for method in dict.fromkeys(r["method"] for r in rows):
+            for least in (min(options.widths), options.widths[len(options.widths) // 2]):
+                chosen = [r for r in rows if r["method"] == method and r["width"] >= least]
+                fit = exponent([r["width"] for r in chosen], [r["seconds"] for r in chosen])
+                out["exponents"].append({"method": method, **(fit or {})})
+    return out
+
+
+# --- shown ----------------------------------------------------------------------------------------
+
+
+def shown(value: dict | float | None, digits: int = 3) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.{digits}f}"
+    between = "" if value["low"] is None else f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+    return f"{value['median']:.{digits}f}{between}"
+
+
+def training_table(result: dict) -> Table:
+    rows = result["methods"]
+    where = "{shape}, {dtype}, length {length}, batch {batch}, {device}".format_map(result)
+    table = Table(title=f"A training step: {where}", caption=weights_apart(result))
+    against = ("/ floor", "/ LoRA")
+    for i, head in enumerate(("method", "trained", "ms", *against, "peak MB", *against, "kept MB", *against)):
+        table.add_column(head, justify="right" if i else "left")
+    for row in rows:
+        if "failed" in row:
+            table.add_row(row["method"], row["failed"])
+            continue
+        cells = [row["method"], f"{row['trained']:,}", shown(row["seconds"] and 1e3 * row["seconds"], 0)]
+        cells += [shown(row[key]["seconds"]) for key in ("to_floor", "to_lora")]
+        for what in ("peak", "saved"):
+            cells += [f"{row[what] / 1e6:.1f}", *(shown(row[key].get(what)) for key in ("to_floor", "to_lora"))]
+        table.add_row(*cells)
+    return table
+
+
+def weights_apart(result: dict) -> str:
+    """What the base weights, which every method has, take of the peaks."""
+    weights, peak = result["weights"], {r["method"]: r.get("peak") for r in result["methods"]}
+    out = f"The base weights take {weights / 1e6:.1f} MB of every peak."
+    if all(peak[name] for name in (S2FT, LORA, FLOOR)):
+        less = {name: (peak[S2FT] - weights) / (peak[name] - weights) for name in (FLOOR, LORA)}
+        out += f" Less them, S2FT's is {less[FLOOR]:.3f} of the floor's and {less[LORA]:.3f} of LoRA's."
+    return out
+
+
+def switch_table(result: dict) -> Table:
+    table = Table(title=f"From one adapter to another: {result['channels']} channels, LoRA of rank {result['rank']}")
+    widths = sorted({r["width"] for r in result["rows"]})
+    for i, head in enumerate(("method, µs at width", *map(str, widths), "exponent", "of wider half")):
+        table.add_column(head, justify="right" if i else "left")
+    for method in dict.fromkeys(r["method"] for r in result["rows"]):
+        cells = [f"{1e6 * r['seconds']:.0f}" for r in result["rows"] if r["method"] == method]
+        fits = [e for e in result["exponents"] if e["method"] == method]
+        cells += [f"{e['slope']:.2f} [{e['low']:.2f}, {e['high']:.2f}]" if "slope" in e else "" for e in fits]
+        table.add_row(method, *cells)
+    return table
+
+
+def serving_table(result: dict) -> Table:
+    table = Table(
+        title=f"A batch of n examples with n adapters: {result['channels']} channels, LoRA of rank {result['rank']}"
+    )
+    for i, head in enumerate(("width", "n", "tokens", "method", "µs", "/ LoRA")):
+        table.add_column(head, justify="left" if i == 3 else "right")
+    for row in result["rows"]:
+        cells = [str(row["width"]), str(row["n"]), str(row["length"]), row["method"], f"{1e6 * row['seconds']:.0f}"]
+        table.add_row(*cells, shown(row["to_lora"]), end_section=row["method"] == "LoRA")
+    return table
+
+
+def show(results: dict, console: Console) -> None:
+    for device in ("cpu", "cuda"):
+        mine = results.get(device)
+        if not isinstance(mine, dict):
+            console.print(f"{device}: not measured")
+            continue
+        for result in mine.get("train", []):
+            console.print(training_table(result))
+        if "switch" in mine:
+            console.print(switch_table(mine["switch"]))
+        if "serving" in mine:
+            console.print(serving_table(mine["serving"]))
+
+
+def figure(result: dict) -> Any:
+    """Draw one device's times of changing adapters over the width, and of serving them over their number."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    sns.set_theme(style="ticks", context="paper", font_scale=1.1)
+    drawn, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    rows, colours, marks = result["switch"]["rows"], sns.color_palette("colorblind"), ["o", "s", "D", "^", "v"]
+    for i, method in enumerate(dict.fromkeys(r["method"] for r in rows)):
+        chosen = [r for r in rows if r["method"] == method]
+        x, y = [r["width"] for r in chosen], [1e3 * r["seconds"] for r in chosen]
+        left.plot(x, y, color=colours[i], marker=marks[i], label=method)
+    left.set(xscale="log", yscale="log", xlabel="width of the layer", ylabel="from one adapter to another (ms)")
+    rows = result["serving"]["rows"]
+    width, length = max(r["width"] for r in rows), min(r["length"] for r in rows)
+    for i, method in enumerate(dict.fromkeys(r["method"] for r in rows)):
+        chosen = [r for r in rows if (r["method"], r["width"], r["length"]) == (method, width, length)]
+        x, y = [r["n"] for r in chosen], [1e3 * r["seconds"] for r in chosen]
+        right.plot(x, y, color=colours[i], marker=marks[i], label=method)
+    tokens = "one token each" if length == 1 else f"{length} tokens each"
+    right.set(xscale="log", yscale="log", xlabel=f"adapters, {tokens}", ylabel=f"a batch at width {width} (ms)")
+    for ax in (left, right):
+        ax.legend(frameon=False)
+        sns.despine(ax=ax)
+    return drawn
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--parts", nargs="+", choices=("train", "switch", "serving"), default=["train", "switch", "serving"]
+    )
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES))
+    parser.add_argument("--dtype", choices=list(DTYPES))
+    parser.add_argument("--lengths", type=int, nargs="+")
+    parser.add_argument("--batches", type=int, nargs="+")
+    parser.add_argument("--rank", type=int, help="LoRA's; by default the largest within 1 %% of the parameters")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--rounds", type=int, help="a process")
+    parser.add_argument("--steps", type=int, help="a turn")
+    parser.add_argument("--channels", type=int, help="of an adapter of one layer; LoRA's rank is half")
+    parser.add_argument("--widths", type=int, nargs="+", help="of the layer that changes adapters")
+    parser.add_argument("--serving-widths", type=int, nargs="+")
+    parser.add_argument("--adapters", type=int, nargs="+", help="served at once")
+    parser.add_argument("--tokens", type=int, nargs="+", help="of each example served")
+    parser.add_argument("--repeats", type=int, help="of one layer's work, a process")
+    parser.add_argument("--quick", action="store_true", help="a tiny shape in this process, nothing written by default")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args(arguments)
+    cuda = options.device == "cuda"
+    ordinary = {
+        "shapes": ["llama2-7b", "llama2-13b"] if cuda else ["smollm2-135m"],
+        "dtype": "bf16" if cuda else "fp32",
+        "lengths": [512, 1024] if cuda else [512],
+        "batches": [1, 2] if cuda else [1],
+        "processes": 2 if cuda else 4,
+        "rounds": 3 if cuda else 5,
+        "steps": 5 if cuda else 1,
+        "channels": 32,
+        "widths": [512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192],
+        "serving_widths": [1024, 4096],
+        "adapters": [1, 4, 16, 64],
+        "tokens": [1, 16],
+        "repeats": 20 if cuda else 10,
+        "out": RESULT,
+        "figure": FIGURE,
+    }
+    quick = {
+        "shapes": ["tiny"],
+        "lengths": [16],
+        "batches": [2],
+        "processes": 1,
+        "rounds": 1,
+        "steps": 1,
+        "channels": 8,
+        "widths": [64, 96, 128],
+        "serving_widths": [64],
+        "adapters": [1, 3],
+        "tokens": [1, 4],
+        "repeats": 2,
+        "out": None,
+        "figure": None,
+    }
+    for name, value in (ordinary | quick if options.quick else ordinary).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if cuda and not torch.cuda.is_available():
+        parser.error("torch finds no CUDA device here; without --device cuda the CPU is measured")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parsed(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    run = (lambda work, *args: work(*args)) if options.quick else apart
+    previous = json.loads(options.out.read_text(encoding="utf-8")) if options.out and options.out.exists() else {}
+    mine: dict[str, Any] = {
+        "processor": torch.cuda.get_device_name()
+        if options.device == "cuda"
+        else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "load_average": os.getloadavg()[0],
+    }
+    say = console.print
+    results = {"cpu": "not measured", "cuda": "not measured"} | previous | {options.device: mine}
+    try:
+        if "train" in options.parts:
+            mine["train"] = train(options, run, say)
+        for kind in ("switch", "serving"):
+            if kind in options.parts:
+                mine[kind] = layers(kind, options, run, say)
+    except KeyboardInterrupt:
+        show(results, console)
+        console.print("interrupted: shown is what was finished; nothing was written")
+        return 130
+    show(results, console)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if options.figure and {"switch", "serving"} <= mine.keys():
+        drawn = figure(mine)
+        options.figure.parent.mkdir(parents=True, exist_ok=True)
+        for kind in ("png", "pdf"):
+            drawn.savefig(options.figure.with_suffix(f".{kind}"), dpi=200)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,77 @@
+"""Memorising and generalising at equal numbers of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from linnet.llm.checks.base import Check, Promise
+from linnet.llm.checks.workbench import Workbench, by_distance
+from linnet.llm.structure import ROLES
+from linnet.llm.systems.full import FullFT
+from linnet.llm.systems.lora import LoRA
+from linnet.llm.systems.spft import SpFT
+
+RATIOS = (0.1, 0.01, 0.001)
+"""Of the model's parameters, as in the figure."""
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:g} %"
+
+
+class Memorisation(Check):
+    """Training loss and loss far from the training data, of SpFT, LoRA and full fine-tuning."""
+
+    id = "llm/memorisation"
+    source = "yang2024, Figure 2"
+    finding = (
+        "At 10 %, 1 % and 0.1 % of the parameters SpFT reaches a lower training loss than LoRA, and generalises better "
+        "far from the training data than full fine-tuning, which does better than LoRA."
+    )
+
+    def promises(self, bench: Workbench) -> Mapping[str, Promise]:
+        """Return three comparisons a ratio."""
+        where = _far(bench)
+        out = {}
+        for ratio in RATIOS:
+            at = f"at {_percent(ratio)}"
+            out[f"training {at}"] = Promise(f"training loss of LoRA above that of SpFT, {at}", "nats an example")
+            out[f"SpFT over full FT {at}"] = Promise(
+                f"loss {where} of full fine-tuning above that of SpFT, {at}", "nats an example"
+            )
+            out[f"full FT over LoRA {at}"] = Promise(
+                f"loss {where} of LoRA, {at}, above that of full fine-tuning", "nats an example"
+            )
+        return out
+
+    def measure(self, bench: Workbench, seed: int) -> Mapping[str, float]:
+        """Return the differences of losses of one seed."""
+        name = bench.main_task
+        task = bench.task(name, seed)
+        model = bench.fresh(task, seed)
+        total = sum(p.numel() for p in model.parameters())
+        full = bench.run(FullFT(), name, seed)
+        far = _far(bench)
+        out = {}
+        for ratio in RATIOS:
+            at = f"at {_percent(ratio)}"
+            roles = _roles(model, int(ratio * total))
+            sparse = bench.run(SpFT.at_budget(model, int(ratio * total), seed=seed, roles=roles), name, seed)
+            low_rank = bench.run(LoRA.at_budget(model, int(ratio * total), roles=roles), name, seed)
+            out[f"training {at}"] = low_rank.train.loss - sparse.train.loss
+            losses = [by_distance(run.scores, task, far) for run in (sparse, full, low_rank)]
+            out[f"SpFT over full FT {at}"] = losses[1] - losses[0]
+            out[f"full FT over LoRA {at}"] = losses[2] - losses[1]
+        return out
+
+
+def _roles(model: nn.Module, budget: int) -> tuple[str, ...]:
+    """Return which maps both train: all, or query and value where the least of all is above the budget."""
+    return ROLES if LoRA(rank=1).n_moments(model) <= budget else ("query", "value")
+
+
+def _far(bench: Workbench) -> str:
+    """Return the distance at which the model can be asked: an encoder's head answers one question alone."""
+    return "near" if bench.language.kind == "encoder" else "far"

@@ -1,0 +1,1 @@
+"""Real tasks: their texts, how a model is asked, and how it is misled."""

@@ -1,0 +1,256 @@
+"""``linnet llm verify``: the findings put to a real model, and a ledger of what was measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import linnet
+from linnet.errors import ArgumentError, LinnetError
+from linnet.llm.checks import CHECKS, Check
+from linnet.llm.checks.base import Effect, judge, together
+from linnet.llm.checks.workbench import BUDGETS, SEEDS, Workbench
+from linnet.llm.models import LanguageModel, load
+from linnet.sweep.journal import Journal
+from linnet.trials.ledger import KEYS
+
+PACKAGES = ("torch", "transformers", "peft", "numpy")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a check.
+
+    Attributes:
+        check: the check.
+        verdict: agrees, disagrees or undecided; ``failed`` if it could not be measured.
+        effects: one a promise.
+        beside: further numbers, a list over the seeds each.
+        seconds: that it took, all seeds together.
+        reason: why it failed.
+    """
+
+    check: Check
+    verdict: str
+    effects: tuple[Effect, ...]
+    beside: Mapping[str, list[float]]
+    seconds: float
+    reason: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Return a row of the ledger: the keys that every row has, and the effects."""
+        empty: dict[str, Any] = dict.fromkeys(KEYS)
+        return empty | {
+            "id": self.check.id,
+            "verdict": self.verdict,
+            "relation": "finding",
+            "hypotheses": [],
+            "holds_if": [],
+            "source": self.check.source,
+            "reason": self.reason,
+            "seconds": round(self.seconds, 1),
+            "finding": self.check.finding,
+            "effects": [
+                {
+                    "name": e.name,
+                    "says": e.promise.says,
+                    "unit": e.promise.unit,
+                    "sense": e.promise.sense,
+                    "margin": e.promise.margin,
+                    "verdict": e.verdict,
+                    "mean": e.mean,
+                    "interval": None if math.isinf(e.low) else [e.low, e.high],
+                    "values": list(e.values),
+                }
+                for e in self.effects
+            ],
+            "beside": dict(self.beside),
+        }
+
+
+def chosen(names: Sequence[str], language: LanguageModel) -> list[Check]:
+    """Return the checks of these ids that fit a model; all by default.
+
+    Raises:
+        ArgumentError: no such check, or it is for other kinds of models.
+    """
+    if unknown := [name for name in names if name not in CHECKS]:
+        raise ArgumentError(f"no check {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+    for name in names:
+        if language.kind not in CHECKS[name].kinds:
+            raise ArgumentError(f"{name} is for {' and '.join(CHECKS[name].kinds)} models; {language.name} is none")
+    return [c for name, c in CHECKS.items() if (not names or name in names) and language.kind in c.kinds]
+
+
+def findings(
+    bench: Workbench,
+    checks: Sequence[Check],
+    seeds: Sequence[int],
+    journal: Journal,
+    budget: str,
+    progress: Callable[[str], object] = lambda doing: None,
+) -> Iterator[Finding]:
+    """Measure checks, seed by seed, and yield what became of each; what the journal holds is not measured again.
+
+    Args:
+        bench: the model and its budget.
+        checks: what to measure.
+        seeds: at least one; two or more for an interval.
+        journal: open; keeps every seed of every check as it is done.
+        budget: the name of the bench's budget.
+        progress: told what is being measured.
+    """
+    for check in checks:
+        measured, seconds = [], 0.0
+        try:
+            for seed in seeds:
+                key = json.dumps([check.id, seed, budget])
+                if not journal.done(key):
+                    progress(f"{check.id}, seed {seed}")
+                    began = time.perf_counter()
+                    numbers = {k: float(v) for k, v in check.measure(bench, seed).items()}
+                    row = {"numbers": numbers, "seconds": time.perf_counter() - began}
+                    journal.add(key, json.dumps([row]), None)
+                kept = journal.rows(key)[0]
+                measured.append(kept["numbers"])
+                seconds += kept["seconds"]
+            effects = tuple(judge(check.promises(bench), measured))
+        except LinnetError as err:
+            yield Finding(check, "failed", (), {}, seconds, str(err))
+            continue
+        promised = {effect.name for effect in effects}
+        beside = {k: [row[k] for row in measured] for k in measured[0] if k not in promised}
+        yield Finding(check, together(effects), effects, beside, seconds)
+
+
+def command(
+    names: Sequence[str],
+    model: str,
+    device: str,
+    budget: str,
+    seeds: Sequence[int] | None,
+    out: Path | None,
+    to: Path | None,
+) -> int:
+    """Run ``linnet llm verify``: measure, print a table, write the ledger; 1 if a check failed.
+
+    Args:
+        names: ids of checks; all if none.
+        model: smollm2, minilm or a folder.
+        device: cpu or cuda.
+        budget: quick or full.
+        seeds: one measurement each; by default the five of the workbench.
+        out: folder in which finished measurements are kept.
+        to: where to write the ledger.
+
+    Raises:
+        LinnetError: the model, a check or the device is not there, or a file cannot be written.
+    """
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from linnet.report.files import Outputs
+
+    seeds = SEEDS if seeds is None else seeds
+    if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
+        raise ArgumentError(f"seeds are whole numbers from 0, at least one, each once; given: {list(seeds)}")
+    torch.set_num_threads(os.cpu_count() or 1)
+    language = load(model, device)
+    checks = chosen(names, language)
+    where = out or Path("build") / "llm" / language.name
+    where.mkdir(parents=True, exist_ok=True)
+    with Outputs([] if to is None else [to]) as outputs:
+        identity = {
+            "linnet": linnet.__version__,
+            "code": _code(),
+            "model": language.name,
+            "device": device_name(device),
+            **{name: version(name) for name in PACKAGES},
+            **language.versions,
+        }
+        bench = Workbench(language, BUDGETS[budget], device)
+        console = Console(stderr=True)
+        found: list[Finding] = []
+        with (
+            Journal(where / "journal.sqlite", identity) as journal,
+            Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                console=console,
+                disable=not console.is_terminal,
+            ) as bar,
+        ):
+            line = bar.add_task(f"0 of {len(checks)}")
+
+            def tell(doing: str) -> None:
+                bar.update(line, description=f"{len(found)} of {len(checks)} checks; {doing}")
+
+            for finding in findings(bench, checks, seeds, journal, budget, tell):
+                found.append(finding)
+        ledger = {
+            "linnet": linnet.__version__,
+            "seed": seeds[0],
+            "budget": budget,
+            "claims": [finding.row() for finding in found],
+            "seeds": list(seeds),
+            "model": {"name": language.name, "description": language.description, "kind": language.kind},
+            "device": identity["device"],
+            "versions": {k: v for k, v in identity.items() if k not in ("code", "device", "model")},
+        }
+        if to is not None:
+            outputs.part(to).write_text(json.dumps(ledger, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            outputs.commit()
+    show(found, Console())
+    return int(any(f.verdict == "failed" for f in found))
+
+
+def show(found: Sequence[Finding], console: Any) -> None:
+    """Print one line a check, and one an effect."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
+    for title, align in (("finding", "left"), ("verdict", "left"), ("mean", "right"), ("interval", "right")):
+        table.add_column(title, justify=align, overflow="fold")  # type: ignore[arg-type]
+    for f in found:
+        table.add_row(f"[bold]{f.check.id}[/]", f"[bold]{f.verdict}[/]", "", "")
+        for e in f.effects:
+            interval = "one seed" if math.isinf(e.low) else f"{e.low:.3g} to {e.high:.3g}"
+            if e.promise.sense == "at_most":
+                interval = f"at most {e.promise.margin:.3g}"
+            table.add_row(f"  {e.promise.says}", e.verdict, f"{e.mean:.3g}", interval)
+        if f.reason:
+            table.add_row(f"  {f.reason}", "", "", "")
+    console.print(table)
+
+
+def device_name(device: str) -> str:
+    """Return what a device is called, for results."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(torch.device(device))
+    import platform
+
+    info = Path("/proc/cpuinfo")
+    names = (
+        {line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")}
+        if info.exists()
+        else set()
+    )
+    return (
+        f"{' / '.join(sorted(names)) or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    )
+
+
+def _code() -> str:
+    from linnet.sweep.run import code_of
+
+    return code_of(Path(linnet.__file__).parent / "llm")

@@ -1,0 +1,770 @@
+"""Promises are judged as stated, every check measures what it promises, and a stopped run goes on."""
+
+import contextlib
+import copy
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_language import folder, reader, tokenizer, writer
+
+from linnet.cli import main
+from linnet.errors import ArgumentError, BudgetError, DataError, LinnetError, NonFiniteError
+from linnet.llm import models, structure, verify
+from linnet.llm.checks import CHECKS, Promise, components, fusion, increments, rank, robustness, selection, workbench
+from linnet.llm.checks.base import judge, together
+from linnet.llm.checks.deltas import deltas, put
+from linnet.llm.checks.workbench import BUDGETS, TUNING_SEED, Run, Workbench, by_distance
+from linnet.llm.data.attack import attack
+from linnet.llm.models import LanguageModel
+from linnet.llm.systems import S2FT, AdaLoRA, BitFit, FullFT, LoRA, PrefixTuning, System, TopLayers
+from linnet.llm.training import Score
+from linnet.sweep.journal import Journal
+from linnet.trials import ledger as ledgers
+
+QUICK = BUDGETS["quick"]
+SMALL = dataclasses.replace(QUICK, steps=2, batch_size=2, train=4, evaluated=4)
+
+
+def language(kind, **sizes):
+    """Return a tiny model that reads long prompts letter by letter."""
+    long = copy.deepcopy(tokenizer())
+    long.model_max_length = 512
+    model = writer(max_position_embeddings=512, **sizes) if kind == "causal" else reader()
+    return LanguageModel("tiny", kind, model.requires_grad_(False), long, {}, "a tiny model")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """Let texts be cut once a module: they depend on the seed and the tokenizer alone, and take most of the time."""
+    reviews, kept = workbench.reviews, {}
+
+    def drawn(seed, tokenizer, **options):
+        key = seed, len(tokenizer), *options.items()
+        if key not in kept:
+            kept[key] = reviews(seed, tokenizer, **options)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workbench, "reviews", drawn)
+        yield
+
+
+@pytest.fixture(scope="module")
+def benches():
+    return {kind: Workbench(language(kind), QUICK) for kind in ("causal", "encoder")}
+
+
+@pytest.fixture
+def bench():
+    return Workbench(language("causal"), SMALL)
+
+
+# --- what becomes of a promise ----------------------------------------------------------------------
+
+
+def judged(values, *, sense="above", margin=0.0, others=0):
+    promises = {str(i): Promise("", "", sense, margin) for i in range(1 + others)}
+    return judge(promises, [dict.fromkeys(promises, value) for value in values])[0]
+
+
+def test_the_interval_of_a_mean_is_students():
+    effect = judged([1.0, 2.0, 3.0])
+    half = 4.302652730 / math.sqrt(3)  # Student's 97.5 % point of 2 degrees of freedom; the deviation is 1
+    assert effect.mean == 2.0
+    assert (effect.low, effect.high) == pytest.approx((2 - half, 2 + half), rel=1e-9)
+    assert effect.verdict == "undecided"
+
+
+def test_intervals_are_right_together():
+    half = 6.205346817 / math.sqrt(3)  # the 98.75 % point: two promises
+    assert judged([1.0, 2.0, 3.0], others=1).low == pytest.approx(2 - half, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "sense", "margin", "word"),
+    [
+        ([1.0, 1.1, 0.9], "above", 0.0, "agrees"),
+        ([-1.0, -1.1, -0.9], "above", 0.0, "disagrees"),
+        ([1.0, -1.1, 0.9], "above", 0.0, "undecided"),
+        ([1.0, 1.0, 1.0], "above", 0.0, "agrees"),
+        ([0.0, 0.0, 0.0], "above", 0.0, "undecided"),
+        ([5.0], "above", 0.0, "undecided"),
+        ([0.01, -0.01, 0.0], "within", 0.1, "agrees"),
+        ([0.0, 0.0], "within", 0.1, "agrees"),
+        ([0.11, 0.09, 0.1], "within", 0.1, "undecided"),
+        ([0.5, 0.51, 0.49], "within", 0.1, "disagrees"),
+        ([-0.5, -0.51, -0.49], "within", 0.1, "disagrees"),
+        ([0.0], "within", 0.1, "undecided"),
+        ([0.1, 0.0, -7.0], "at_most", 0.1, "agrees"),
+        ([0.1, 0.0, 0.11], "at_most", 0.1, "disagrees"),
+        ([0.0], "at_most", 0.0, "agrees"),
+    ],
+)
+def test_the_word_for_a_promise(values, sense, margin, word):
+    assert judged(values, sense=sense, margin=margin).verdict == word
+
+
+def test_one_seed_has_no_interval():
+    effect = judged([5.0])
+    assert (effect.low, effect.high) == (-math.inf, math.inf)
+
+
+def test_what_takes_no_statistics_costs_none():
+    promises = {"a": Promise("", ""), "b": Promise("", "", "at_most", 1.0)}
+    measured = [{"a": a, "b": 0.5} for a in (1.0, 2.0, 3.0)]
+    assert judge(promises, measured)[0].low == pytest.approx(judged([1.0, 2.0, 3.0]).low)
+
+
+def test_95_of_100_findings_have_all_their_intervals_right():
+    # Six independent effects of mean zero, five seeds: 1 - (1 - 0.05 / 6)^6 = 4.9 % are wrong somewhere.
+    promises = {str(i): Promise("", "") for i in range(6)}
+    drawn = np.random.default_rng(3).standard_normal((1500, 5, 6))
+    wrong = sum(
+        any(e.verdict != "undecided" for e in judge(promises, [dict(zip(promises, row, strict=True)) for row in rows]))
+        for rows in drawn.tolist()
+    )
+    assert wrong / len(drawn) == pytest.approx(0.049, abs=4 * math.sqrt(0.049 * 0.951 / len(drawn)))
+
+
+@pytest.mark.parametrize("name", ["promised", "beside"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_none_is_refused(name, value):
+    with pytest.raises(NonFiniteError, match=f"{name} is {value}"):
+        judge({"promised": Promise("", "")}, [{"promised": 1.0, "beside": 1.0} | {name: value}])
+
+
+def test_what_was_not_measured_is_no_finding():
+    with pytest.raises(ArgumentError, match="a was promised and not measured"):
+        judge({"a": Promise("", "")}, [{"a": 1.0}, {"b": 1.0}])
+    for promises, measured in (({}, [{"a": 1.0}]), ({"a": Promise("", "")}, [])):
+        with pytest.raises(ArgumentError, match="a promise and a seed at least"):
+            judge(promises, measured)
+
+
+@pytest.mark.parametrize(
+    ("sense", "margin"),
+    [("above", 0.1), ("within", 0.0), ("within", math.inf), ("at_most", math.nan), ("below", 0.0)],
+)
+def test_a_promise_says_what_it_can(sense, margin):
+    with pytest.raises(ArgumentError):
+        Promise("it is so", "nats", sense, margin)
+
+
+def test_a_finding_is_all_of_its_effects():
+    agrees, disagrees, undecided = (judged(values) for values in ([1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]))
+    assert together([agrees, agrees]) == "agrees"
+    assert together([agrees, undecided]) == "undecided"
+    assert together([agrees, disagrees, undecided]) == "disagrees"
+
+
+# --- the bench --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Return a list of the learning rates of all trainings."""
+    seen = []
+
+    def watched(*args, lr, **kwargs):
+        seen.append(lr)
+        return train(*args, lr=lr, **kwargs)
+
+    train = workbench.train
+    monkeypatch.setattr(workbench, "train", watched)
+    return seen
+
+
+def test_the_same_training_is_done_once(bench, trainings):
+    first = bench.run(LoRA(rank=2), "chain_sum", 0)
+    assert bench.run(LoRA(rank=2), "chain_sum", 0, train=SMALL.train) is first
+    assert len(trainings) == 1
+    for system, task, seed, count in (
+        (LoRA(rank=3), "chain_sum", 0, None),
+        (LoRA(rank=2), "leg_counting", 0, None),
+        (LoRA(rank=2), "chain_sum", 1, None),
+        (LoRA(rank=2), "chain_sum", 0, 3),
+    ):
+        assert bench.run(system, task, seed, train=count) is not first
+    assert len(trainings) == 5
+
+
+def test_a_training_depends_on_its_seed_alone(bench):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = bench.run(LoRA(rank=2), "chain_sum", 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    other = Workbench(bench.language, SMALL)
+    other.run(FullFT(), "chain_sum", 1)
+    again = other.run(LoRA(rank=2), "chain_sum", 0)
+    for name, score in first.scores.items():
+        assert np.array_equal(score.losses, again.scores[name].losses)
+
+
+def test_the_model_is_left_as_it_came(bench):
+    before = copy.deepcopy(bench.language.model.state_dict())
+    untrained = bench.untrained("chain_sum", 0)
+    bench.run(FullFT(), "chain_sum", 0)
+    bench.run(S2FT(most=600), "chain_sum", 0)
+    assert all(torch.equal(before[name], value) for name, value in bench.language.model.state_dict().items())
+    again = Workbench(bench.language, SMALL).untrained("chain_sum", 0)
+    assert all(np.array_equal(score.losses, again[name].losses) for name, score in untrained.items())
+
+
+def test_rates_are_those_of_the_tuning_seed(trainings):
+    budget = dataclasses.replace(SMALL, rates=(1 / 3, 1.0))
+    rates = {}
+    for first in (0, 42):  # whichever seed asks first
+        bench = Workbench(language("causal"), budget)
+        for seed in (first, 42 - first):
+            rates[first, seed] = bench.run(lambda seed: S2FT(most=600, seed=seed), "chain_sum", seed).rate
+        assert len(trainings) == 4  # two to choose by, one for each seed
+        trainings.clear()
+        bench.run(S2FT(most=600, seed=3), "chain_sum", 5)  # another draw, the same system
+        assert len(trainings) == 1
+        trainings.clear()
+        bench.run(S2FT(most=600, targets=("query",)), "chain_sum", 5)
+        assert len(trainings) == 3
+        trainings.clear()
+    assert len(set(rates.values())) == 1
+
+
+def test_the_best_rate_is_chosen():
+    budget = dataclasses.replace(SMALL, rates=(1e-6, 3.0, 1e-3))
+    bench = Workbench(language("causal"), budget)
+    task = bench.task("chain_sum", TUNING_SEED)
+    losses = {}
+    for factor in budget.rates:
+        alone = Workbench(bench.language, dataclasses.replace(budget, rates=(factor,)))
+        run = alone.run(LoRA(rank=2), "chain_sum", TUNING_SEED)
+        losses[run.rate] = by_distance(run.scores, task, "in")
+    assert bench.rate(LoRA(rank=2), "chain_sum") == min(losses, key=losses.__getitem__)
+    assert len(set(losses.values())) == 3
+
+
+def test_a_rate_that_diverges_is_not_chosen():
+    budget = dataclasses.replace(SMALL, rates=(1e200, 1.0))
+    assert Workbench(language("causal"), budget).rate(FullFT(), "chain_sum") == workbench.RATES["FullFT"]
+    budget = dataclasses.replace(SMALL, rates=(1e200, 1e210))
+    with pytest.raises(NonFiniteError, match="Full FT diverges on chain_sum at every learning rate"):
+        Workbench(language("causal"), budget).rate(FullFT(), "chain_sum")
+
+
+def test_a_task_that_is_not_there(benches):
+    with pytest.raises(ArgumentError, match="no task 'chain_sum' for tiny; give one of reviews"):
+        benches["encoder"].task("chain_sum", 0)
+    task = benches["causal"].task("chain_sum", 0)
+    with pytest.raises(ArgumentError, match="no evaluation set nowhere"):
+        by_distance({}, task, "nowhere")
+
+
+# --- every check measures what it promises ----------------------------------------------------------
+
+CASES = [
+    (name, kind)
+    for name, check in CHECKS.items()
+    for kind in check.kinds
+    # The tiny tokenizer has no token for a class; and rank 1 is more than 0.1 % of a tiny model.
+    if not (kind == "causal" and name in ("llm/data", "llm/rank", "llm/robustness")) and name != "llm/memorisation"
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_check_keeps_its_promises(benches, name, kind):
+    check, bench = CHECKS[name], benches[kind]
+    promises = check.promises(bench)
+    numbers = check.measure(bench, 0)
+    assert all(isinstance(float(value), float) for value in numbers.values())
+    effects = judge(promises, [numbers])
+    assert [e.name for e in effects] == list(promises)
+    assert all(e.verdict == "undecided" for e in effects if e.promise.sense != "at_most")  # of one seed
+    assert check.promises(bench) == promises
+    json.dumps({k: float(v) for k, v in numbers.items()}, allow_nan=False)
+
+
+def test_memorisation_is_measured_on_a_real_model():
+    tiniest = dataclasses.replace(SMALL, steps=1, evaluated=2, train=2, tokens=8)
+    check, bench = CHECKS["llm/memorisation"], Workbench(models.load("minilm"), tiniest)
+    assert len(judge(check.promises(bench), [check.measure(bench, 0)])) == 9
+
+
+def test_every_check_says_where_it_is_from():
+    for name, check in CHECKS.items():
+        assert name == check.id
+        assert name.startswith("llm/")
+        assert check.finding.endswith(".")
+        assert check.source.startswith(("yang2024", "liu2025"))
+        assert set(check.kinds) <= {"causal", "encoder"}
+    files = {path.stem for path in (Path(workbench.__file__).parent).glob("*.py")}
+    assert files - {"__init__", "base", "workbench", "matched", "deltas"} == {
+        name.removeprefix("llm/").replace("-", "_") for name in CHECKS
+    }
+
+
+# --- signs: what a paper found, told to its check, agrees with it -----------------------------------
+
+
+class Told(Workbench):
+    """A bench whose trainings end as a test says: ``told`` maps system, distance and examples to a loss."""
+
+    def run(self, recipe, name, seed, *, train=None):
+        system = recipe if isinstance(recipe, System) else recipe(seed)
+        task = self.task(name, seed, train=train)
+        scores = {n: score(self.told(system, s.distance, len(task.train))) for n, s in task.evaluation.items()}
+        return Run(system.n_parameters(self.specimen(name)), 0.1, score(0.0), scores)
+
+
+def score(loss):
+    return Score(np.array([loss]), np.array([True]))
+
+
+def told(kind, losses, **sizes):
+    out = Told(language(kind, **sizes), SMALL)
+    out.told = losses
+    return out
+
+
+def measured(name, bench):
+    numbers, promises = CHECKS[name].measure(bench, 0), CHECKS[name].promises(bench)
+    return {key: numbers[key] for key in promises}
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_table_4_agrees_with_its_paper(kind):
+    columns = [
+        ("random", False),
+        *((w, big) for w in ("weight", "activation", "product", "gradient") for big in (1, 0)),
+    ]
+    rows = {
+        "in": dict(zip(columns, (86.6, 85.9, 85.3, 84.7, 87.3, 85.1, 87.2, 85.4, 86.2), strict=True)),
+        "away": dict(zip(columns, (79.6, 78.4, 78.4, 77.1, 80.0, 76.8, 79.8, 77.8, 79.5), strict=True)),
+    }
+
+    def loss(system, distance, n):
+        row = rows["in" if distance == "in" else "away"]
+        return 100 - row[system.strategy, system.largest]
+
+    found = measured("llm/selection", told(kind, loss))
+    away = {"causal": "far", "encoder": "near"}[kind]
+    assert all(value > 0 for value in found.values())
+    assert found["A smallest (in)"] == pytest.approx(87.3 - 86.6)
+    assert found["S smallest (in)"] == pytest.approx(87.2 - 86.6)
+    assert found["W largest (in)"] == pytest.approx(86.6 - 85.9)
+    assert found[f"G largest ({away})"] == pytest.approx(79.6 - 77.8)
+    assert found[f"R ({away})"] == pytest.approx(79.6 - (78.4 + 78.4 + 77.1 + 80.0 + 76.8 + 79.8 + 77.8 + 79.5) / 8)
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])  # the encoder has no gate
+def test_figure_4_is_read_by_groups(kind):
+    losses = {"query": 5.0, "key": 7.0, "value": 3.0, "up": 4.0, "gate": 2.0, "output": 1.0, "down": 2.0}
+    found = measured("llm/components", told(kind, lambda system, *_: losses[system.targets[0]]))
+    middle = 3.0 if kind == "causal" else 3.5
+    assert list(found.values()) == pytest.approx([6.0 - middle, middle - 1.5])
+
+
+def test_table_5_agrees_with_its_paper(bench, monkeypatch):
+    alone = {"LoRA": (83.1, 77.2), "S2FT": (86.6, 79.6), "S2FT on others": (86.6, 79.6)}
+    fused = {"LoRA": (79.8, 71.6), "S2FT": (82.0, 72.2), "S2FT on others": (84.0, 75.3)}
+
+    def adapter(bench, recipe, name, seed):
+        made = recipe if isinstance(recipe, LoRA) else recipe(seed)
+        label = "LoRA" if recipe is made else "S2FT" if made.excluded is None else "S2FT on others"
+        return fusion._Adapter({"label": label}, score(-alone[label][names.index(name)]))
+
+    def mark(model, increments, weight):
+        model.label = increments["label"]  # the second one says which pair it is
+
+    names = list(bench.tasks[:2])
+    monkeypatch.setattr(fusion, "_adapter", adapter)
+    monkeypatch.setattr(fusion, "put", mark)
+    monkeypatch.setattr(
+        fusion, "_inside", lambda bench, model, name, seed: score(-fused[model.label][names.index(name)])
+    )
+    found = measured("llm/fusion", bench)
+    for at in fusion.WEIGHTS:
+        assert found[f"LoRA ({at})"] == pytest.approx((3.3 + 5.6) / 2 - (2.6 + 4.3) / 2)
+        assert found[f"overlapping ({at})"] == pytest.approx((4.6 + 7.4) / 2 - (2.6 + 4.3) / 2)
+
+
+def test_figure_2_agrees_with_its_paper():
+    def loss(system, distance, n):
+        size = n // 2
+        return 1.0 if isinstance(system, LoRA) else 1.2 if size < 20 else 1.1 if size == 20 else 0.9
+
+    found = measured("llm/data", told("encoder", loss))
+    assert found == pytest.approx(
+        {"5 a class": 0.2, "10 a class": 0.2, "50 a class": 0.1, "100 a class": 0.1, "200 a class": 0.1, "gain": 0.3}
+    )
+
+
+def test_figure_3_agrees_with_its_paper():
+    losses = {LoRA(rank=8): 0.5, LoRA(rank=16): 0.49, LoRA(rank=32): 0.48, TopLayers(): 0.6, TopLayers(layers=2): 0.4}
+    found = measured("llm/rank", told("encoder", lambda system, *_: losses[system]))
+    assert found == pytest.approx({"rank 16": 0.01, "rank 32": 0.02, "layers": 0.2 - 0.02})
+
+
+def test_theorem_4_2_is_read_as_losses():
+    far = {"FullFT": 2.0, "LoRA": 3.0, "S2FT": 1.0}
+    bench = told("causal", lambda system, distance, n: far[type(system).__name__] if distance == "far" else 0.5)
+    bench.untrained = lambda name, seed: {
+        n: score({"in": 4.0, "near": 9.0, "far": 1.5}[s.distance]) for n, s in bench.task(name, seed).evaluation.items()
+    }
+    assert measured("llm/forgetting", bench) == pytest.approx(
+        {"S2FT bounded": 1.5 + 3 * 2.0 - 1.0, "LoRA at least the shift": 1.0, "S2FT over LoRA": 2.0}
+    )
+    numbers = CHECKS["llm/forgetting"].measure(bench, 0)
+    assert (numbers["S2FT: gained"], numbers["S2FT: forgotten"]) == (3.5, -0.5)
+
+
+def test_tables_3_to_5_agree_with_their_paper(benches, monkeypatch):
+    clean = {FullFT: 0.90, LoRA: 0.91, AdaLoRA: 0.89, PrefixTuning: 0.90, BitFit: 0.88}
+    under = {FullFT: 0.50, LoRA: 0.40, AdaLoRA: 0.45, PrefixTuning: 0.30, BitFit: 0.20}
+
+    def accuracies(bench, system, seed):
+        return clean.get(type(system), 0.90), {"word": under.get(type(system), 0.44) - 0.1, "character": 0.6}
+
+    monkeypatch.setattr(robustness, "_accuracies", accuracies)
+    found = measured("llm/robustness", benches["encoder"])
+    assert found["LoRA: clean"] == pytest.approx(-0.01)
+    assert found["LoRA: attacked"] == pytest.approx(0.05)
+    assert found["BitFit: attacked"] == pytest.approx(0.15)
+    assert found["IA3: attacked"] == pytest.approx(0.03)
+    assert len(found) == 10
+
+
+class Moved(Workbench):
+    """A bench on which training moves every parameter by as much as the class says, and LoRA's factors to 0.025."""
+
+    @contextlib.contextmanager
+    def trained(self, recipe, name, seed, *, train=None):
+        amount = {"FullFT": 0.1, "BitFit": 0.01, "PrefixTuning": 0.001}.get(type(recipe).__name__)
+        with self.prepared(recipe, self.task(name, seed), seed) as prepared, torch.no_grad():
+            for p in prepared.parameters:
+                p.fill_(0.025) if amount is None else p.add_(amount)
+            yield prepared, None
+
+
+def test_figure_1_agrees_with_its_paper():
+    numbers = CHECKS["llm/increments"].measure(Moved(language("encoder"), SMALL), 0)
+    assert numbers["full FT: root mean square"] == pytest.approx(0.1)
+    assert numbers["LoRA: root mean square"] == pytest.approx(2 * 8 * 0.025**2)  # scale, rank, factors
+    for label, ratio in (("LoRA", 10), ("BitFit", 10), ("Prefix", 100)):
+        assert numbers[f"{label} narrower"] == pytest.approx(math.log(ratio))
+    assert numbers["Prefix more peaked"] == 1.0
+    assert numbers["LoRA narrower, all blocks"] == pytest.approx(math.log(10))
+    assert numbers["Prefix: root mean square of keys and values"] == pytest.approx(1, abs=0.1)
+
+
+# --- what the checks compare ------------------------------------------------------------------------
+
+
+def test_the_smallest_activations_are_chosen():
+    budget = dataclasses.replace(SMALL, batch_size=4)  # one batch holds all that is calibrated on
+    bench = Workbench(language("causal"), budget)
+    task = bench.task("chain_sum", 0)
+    inputs = bench.learner(task).batch(task.train).inputs
+    down = bench.language.model.model.layers[1].mlp.down_proj
+    seen = []
+    handle = down.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    bench.language.model(**inputs)
+    handle.remove()
+    sizes = seen[0][inputs["attention_mask"].bool()].square().mean(0)
+    order = torch.argsort(sizes).tolist()
+    units = {
+        largest: selection.recipe(bench, "chain_sum", "activation", largest)(0).units["model.layers.1/feed_forward"]
+        for largest in (False, True)
+    }
+    n = len(units[False])
+    assert n > 1
+    assert set(units[False]) == set(order[:n])
+    assert set(units[True]) == set(order[-n:])
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_every_way_trains_as_much_and_other_units(benches, kind):
+    bench = benches[kind]
+    name = bench.main_task
+    made = [selection.recipe(bench, name, *way)(0) for way in selection.WAYS.values()]
+    assert len({system.n_parameters(bench.specimen(name)) for system in made}) == 1
+    assert len({json.dumps(fusion._units(bench, system)) for system in made}) == len(made) == 9
+
+
+def test_one_hundredth_of_the_data_is_looked_at(bench, monkeypatch):
+    seen = []
+    calibrate = selection.calibrate
+
+    def watched(config, model, batches, **options):
+        seen.append((len(batches), options["fraction"]))
+        return calibrate(config, model, batches, **options)
+
+    monkeypatch.setattr(selection, "calibrate", watched)
+    for strategy in ("activation", "gradient"):
+        selection.recipe(bench, "chain_sum", strategy, False)(0)
+    assert seen == [(2, 0.01), (2, 0.01)]  # batches of two, of four examples
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
+def test_every_component_has_the_same_budget(heads):
+    bench = Workbench(language("causal", num_attention_heads=heads[0], num_key_value_heads=heads[1]), SMALL)
+    most = components.budget(bench, "chain_sum")
+    assert components.roles(bench, "chain_sum") == list(structure.ROLES)
+    for role in structure.ROLES:
+        assert S2FT(most=most, targets=(role,)).n_parameters(bench.specimen("chain_sum")) == most
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        LoRA(rank=3),
+        AdaLoRA(rank=2, steps=4),
+        S2FT(most=700),
+        S2FT(most=2000, targets=("query", "key", "down")),
+        S2FT(most=700, form="gather"),
+    ],
+)
+def test_increments_make_of_the_base_what_training_made(system):
+    bench = Workbench(language("causal"), dataclasses.replace(SMALL, steps=4))
+    task = bench.task("chain_sum", 0)
+    with bench.trained(system, "chain_sum", 0) as (prepared, ask):
+        batch = ask.batch(task.train)
+        expected = ask.outcome(prepared.model, batch).losses.detach()
+        found = deltas(prepared.model)
+    model = bench.fresh(task, 0)
+    before = ask.outcome(model, batch).losses.detach()
+    put(model, found)
+    assert torch.allclose(ask.outcome(model, batch).losses, expected, rtol=1e-10, atol=0)
+    assert not torch.allclose(before, expected, rtol=1e-5, atol=0)
+    put(model, found, -1.0)
+    assert torch.allclose(ask.outcome(model, batch).losses, before, rtol=1e-10, atol=0)
+
+
+def test_a_model_without_adapters_has_no_increments(bench):
+    with pytest.raises(LinnetError, match="no adapters beside its maps"):
+        deltas(bench.language.model)
+
+
+def test_fused_adapters_are_apart_where_they_should_be(bench, monkeypatch):
+    seen = []
+    adapter = fusion._adapter
+
+    def watched(bench, recipe, name, seed):
+        if not isinstance(recipe, LoRA):
+            seen.append((name, fusion._units(bench, recipe(seed))))
+        return adapter(bench, recipe, name, seed)
+
+    monkeypatch.setattr(fusion, "_adapter", watched)
+    numbers = CHECKS["llm/fusion"].measure(bench, 0)
+    (first, own), (second, same), (third, others) = seen
+    assert (first, second, third) == ("chain_sum", "spell_backward", "spell_backward")
+    assert same == own
+    assert own.keys() == others.keys()
+    assert not any(set(own[key]) & set(others[key]) for key in own)
+    assert all(len(own[key]) == len(others[key]) for key in own)
+    assert (
+        numbers["disjoint: fused (1 each), chain_sum: loss"] != numbers["overlapping: fused (1 each), chain_sum: loss"]
+    )
+
+
+def test_the_increments_of_full_fine_tuning_are_what_it_added():
+    bench = Workbench(language("causal"), SMALL)
+    task = bench.task("chain_sum", 0)
+    with bench.trained(FullFT(), "chain_sum", 0) as (prepared, _):
+        after = prepared.model.model.layers[-1].self_attn.q_proj.weight.detach().clone()
+    delta = after - bench.fresh(task, 0).model.layers[-1].self_attn.q_proj.weight.detach()
+    numbers = CHECKS["llm/increments"].measure(bench, 0)
+    assert numbers["full FT: root mean square"] == pytest.approx(float(delta.square().mean().sqrt()), rel=1e-12)
+    assert "BitFit" not in increments.methods(bench)  # LLaMA has no biases
+
+
+def test_examples_are_counted_by_class(trainings):
+    bench = Workbench(language("encoder"), SMALL)
+    for size in (5, 20):
+        task = bench.task("reviews", 0, train=2 * size)
+        assert [sum(e.label == label for e in task.train) for label in (0, 1)] == [size, size]
+    bench.run(BitFit(), "reviews", 0, train=10)
+    assert len(trainings) == 1
+
+
+@pytest.mark.parametrize(("blocks", "expected"), [(2, (1, 2)), (3, (1, 3)), (7, (1, 3, 6)), (12, (1, 3, 6, 12))])
+def test_as_many_layers_as_there_are(blocks, expected):
+    bench = Workbench(language("causal", num_hidden_layers=blocks), SMALL)
+    assert rank.layers(bench) == expected
+
+
+def test_a_model_of_one_block_has_no_numbers_of_layers():
+    with pytest.raises(LinnetError, match="takes two"):
+        rank.layers(Workbench(language("causal", num_hidden_layers=1), SMALL))
+
+
+def test_accuracy_under_attack_is_that_of_the_attacked(benches):
+    bench = benches["encoder"]
+    inside = bench.task("reviews", 0).evaluation["imdb"].examples
+    clean, under = robustness._accuracies(bench, BitFit(), 0)
+    with bench.trained(BitFit(), "reviews", 0) as (prepared, ask):
+        found = attack(prepared.model, ask, inside[: QUICK.attacked], "word", queries=QUICK.queries, seed=0)
+    assert under.keys() == {"word", "character"}
+    assert under["word"] == sum(a.correct[1] for a in found) / QUICK.attacked
+    assert clean == bench.run(BitFit(), "reviews", 0).scores["imdb"].accuracy
+    assert "BitFit" not in robustness.methods(benches["causal"])
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return folder(tmp_path_factory.mktemp("models") / "small", reader(dtype=torch.float32))
+
+
+@pytest.fixture
+def linnet(monkeypatch, capsys, one_thread):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["linnet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        return exit.value.code, *capsys.readouterr()
+
+    return call
+
+
+def refused(result):
+    """One line on standard error, no traceback; return it."""
+    code, _, err = result
+    lines = err.strip().splitlines()
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert lines[0].startswith("linnet: ")
+    return lines[0]
+
+
+def test_wrong_input_is_one_line(linnet, small, tmp_path):
+    at = ("--model", small, "--budget", "quick", "--out", tmp_path / "out")
+    assert "no check llm/nothing; there are llm/components" in refused(linnet("llm", "verify", "llm/nothing", *at))
+    assert "llm/fusion is for causal models; small is none" in refused(linnet("llm", "verify", "llm/fusion", *at))
+    assert "no model 'nowhere'" in refused(linnet("llm", "verify", "llm/rank", "--model", "nowhere"))
+    once = refused(linnet("llm", "verify", "llm/rank", *at, "--seed", 1, "--seed", 1))
+    assert "each once; given: [1, 1]" in once
+    assert "from 0" in refused(linnet("llm", "verify", "llm/rank", *at, "--seed", -1))
+    assert "'huge'" in refused(linnet("llm", "verify", "llm/rank", "--model", small, "--budget", "huge"))
+    assert "device 'toaster'" in refused(linnet("llm", "verify", "llm/rank", *at, "--device", "toaster"))
+    to = tmp_path / "no" / "ledger.json"
+    assert "cannot be written" in refused(linnet("llm", "verify", "llm/rank", *at, "--json", to))
+
+
+def test_the_command_writes_a_ledger(linnet, small, tmp_path):
+    to = tmp_path / "ledger.json"
+    asked = ("llm", "verify", "llm/increments", "llm/rank", "llm/memorisation", "--model", small, "--budget", "quick")
+    asked = (*asked, "--seed", 0, "--seed", 42, "--out", tmp_path / "out", "--json", to)
+    code, out, _ = linnet(*asked)
+    assert code == 1  # one could not be measured
+    assert "llm/increments" in out
+    ledger = ledgers.read(to)
+    assert (ledger["budget"], ledger["seed"], ledger["seeds"]) == ("quick", 0, [0, 42])
+    assert (ledger["model"]["name"], ledger["model"]["kind"]) == ("small", "encoder")
+    rows = {row["id"]: row for row in ledger["claims"]}
+    assert list(rows) == ["llm/increments", "llm/memorisation", "llm/rank"]
+    for row in rows.values():
+        assert row.keys() >= set(ledgers.KEYS)
+    failed = rows["llm/memorisation"]
+    assert failed["verdict"] == "failed"
+    assert "the budget is" in failed["reason"]
+    row = rows["llm/increments"]
+    assert row["verdict"] in ("agrees", "disagrees", "undecided")
+    assert row["source"] == "liu2025, Figure 1"
+    for effect in row["effects"]:
+        low, high = effect["interval"]
+        assert low <= effect["mean"] <= high
+        assert effect["mean"] == pytest.approx(np.mean(effect["values"]))
+        assert len(effect["values"]) == 2
+    assert all(len(values) == 2 for values in row["beside"].values())
+    assert not set(row["beside"]) & {effect["name"] for effect in row["effects"]}
+    again = linnet(*asked)
+    assert again[0] == 1
+    assert ledgers.read(to) == ledger  # to the second: nothing was measured again
+
+
+def test_one_seed_is_written_without_an_interval(small, tmp_path, one_thread):
+    to = tmp_path / "ledger.json"
+    verify.command(["llm/increments"], str(small), "cpu", "quick", [7], tmp_path / "out", to)
+    (row,) = json.loads(to.read_text())["claims"]
+    assert row["verdict"] == "undecided"
+    assert {effect["interval"] for effect in row["effects"]} == {None}
+
+
+def test_a_stopped_run_goes_on(small, tmp_path, one_thread, monkeypatch):
+    kind = type(CHECKS["llm/increments"])
+    measure, seen = kind.measure, []
+
+    def watched(self, bench, seed):
+        seen.append(seed)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return measure(self, bench, seed)
+
+    monkeypatch.setattr(kind, "measure", watched)
+    asked = (["llm/increments"], str(small), "cpu", "quick", [0, 42, 421], tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        verify.command(*asked, tmp_path / "first.json")
+    assert not (tmp_path / "first.json").exists()
+    verify.command(*asked, tmp_path / "second.json")
+    assert seen == [0, 42, 42, 421]
+    verify.command(*asked, tmp_path / "third.json")
+    assert seen == [0, 42, 42, 421]
+    verify.command(*asked[:5], tmp_path / "straight", tmp_path / "fourth.json")
+
+    def effects(name):
+        (row,) = json.loads((tmp_path / f"{name}.json").read_text())["claims"]
+        return row["effects"], row["beside"]
+
+    assert effects("second") == effects("third") == effects("fourth")
+
+
+def test_results_of_other_code_are_not_mixed(small, tmp_path, one_thread, monkeypatch):
+    asked = (["llm/permutation"], str(small), "cpu", "quick", [0], tmp_path / "out", None)
+    verify.command(*asked)
+    monkeypatch.setattr(verify, "_code", lambda: "other")
+    with pytest.raises(DataError, match="written by other versions"):
+        verify.command(*asked)
+
+
+def test_the_code_is_all_of_the_module(monkeypatch):
+    from linnet.sweep.run import code_of
+
+    assert verify._code() == code_of(Path(models.__file__).parent)
+
+
+def test_what_cannot_be_measured_leaves_the_others(benches, tmp_path, monkeypatch):
+    def broken(self, bench, seed):
+        raise BudgetError("nothing fits")
+
+    checks = [CHECKS[name] for name in ("llm/increments", "llm/permutation")]
+    monkeypatch.setattr(type(checks[0]), "measure", broken)
+    with Journal(tmp_path / "journal.sqlite", {}) as journal:
+        first, second = verify.findings(benches["encoder"], checks, [0], journal, "quick")
+    assert (first.verdict, first.reason) == ("failed", "nothing fits")
+    assert second.verdict == "agrees"
+
+
+def test_the_page_of_a_ledger_of_findings(linnet, small, tmp_path):
+    to, html = tmp_path / "ledger.json", tmp_path / "page.html"
+    asked = ("llm", "verify", "llm/permutation", "--model", small, "--budget", "quick", "--seed", 0)
+    assert linnet(*asked, "--out", tmp_path / "out", "--json", to)[0] == 0
+    result = linnet("page", to, "--html", html)
+    if result[0] == 0:
+        drawn = html.read_text(encoding="utf-8")
+        assert "llm/permutation" in drawn
+        assert "agrees" in drawn
+    else:
+        assert str(to) in refused(result)
+        assert not html.exists()
