@@ -23,6 +23,7 @@ import argparse
 import copy
 import functools
 import gc
+import importlib.metadata
 import itertools
 import json
 import multiprocessing
@@ -57,7 +58,7 @@ from linnet.llm.serving import Bank, LoRABank
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "llm.json"
-FIGURE = HERE.parent / "figures" / "serving"
+FIGURES = HERE.parent / "figures"
 
 # hidden, intermediate, layers, heads, key and value heads, vocabulary, embeddings tied to the head
 SHAPES = {
@@ -725,7 +726,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         "tokens": [1, 16],
         "repeats": 20 if cuda else 10,
         "out": RESULT,
-        "figure": FIGURE,
+        "figure": FIGURES / ("serving-cuda" if cuda else "serving"),
     }
     quick = {
         "shapes": ["tiny"],
@@ -762,7 +763,7 @@ def main(arguments: list[str] | None = None) -> int:
         else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": options.threads,
-        "torch": torch.__version__,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
         "load_average": os.getloadavg()[0],
     }
     say = console.print

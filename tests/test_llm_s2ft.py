@@ -284,7 +284,8 @@ def test_states_hold_an_increment_once():
     other = get_peft_model(tiny("gpt2"), S2FTConfig(ratio=0.15)).train()
     other(**data)
     other.load_state_dict(state)
-    assert torch.equal(other.eval()(**data).logits, out)
+    torch.testing.assert_close(other.eval()(**data).logits, out, rtol=1e-12, atol=1e-12)
+    out = model(**data).logits  # taking the state has given the weights their order back
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(again(**data).logits, out)
         descend(again, data, 1)
@@ -653,7 +654,7 @@ def broken(folder, how):
         from safetensors.torch import load_file, save_file
 
         rows = load_file(path)
-        rows.pop(next(iter(rows)))
+        rows.pop(next(name for name in rows if name.endswith("s2ft_delta")))
         save_file(rows, path)
 
 

@@ -10,7 +10,8 @@ from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model, inject_ada
 from test_llm_structure import PHI, PHI3, phi
 from transformers_at_hand import batch, same, tiny, weights
 
-from linnet.errors import StructureError
+import linnet.llm
+from linnet.errors import AdapterError, StructureError
 from linnet.llm import S2FTConfig, find, increments
 from linnet.llm.layer import S2FTLayer
 from linnet.llm.linear import ROWS, PartialLinear, Resident
@@ -129,7 +130,6 @@ def test_an_adapter_merged_after_another_joins_it():
     model.train()(**batch())
     model.eval().merge_adapter(["one"])
     model.merge_adapter(["two"])
-    model.base_model.set_requires_grad("one", False)
     torch.testing.assert_close(model(**batch()).logits, expected(**batch()).logits, **CLOSE)
     with pytest.warns(UserWarning, match="already merged"):
         model.merge_adapter(["one"])
@@ -155,6 +155,37 @@ def test_disabled_adapters_are_out_even_if_they_were_merged():
     assert not torch.equal(model(**batch()).logits, out)
 
 
+@pytest.mark.parametrize("how", ["disabled", "deleted", "unmerged"])
+def test_what_is_taken_out_stands_in_no_weight(how):
+    model, base = pair(), tiny()
+    model(**batch())
+    names = list(layers(model.base_model.model))
+    assert not all(
+        torch.equal(weight(model.get_submodule(f"base_model.model.{n}")), weight(base.get_submodule(n))) for n in names
+    )
+    if how == "deleted":
+        model.delete_adapter("one")
+    elif how == "unmerged":
+        model.merge_adapter()
+        model.unmerge_adapter()
+    else:
+        model.base_model.disable_adapter_layers()
+    for n in names:
+        assert torch.equal(weight(model.get_submodule(f"base_model.model.{n}")), weight(base.get_submodule(n)))
+
+
+def test_a_backward_pass_leaves_the_weights_of_the_last_forward_pass():
+    model = pair("gpt2").train()
+    model(**batch("gpt2"))
+    loss = model(**batch("gpt2")).loss
+    model.set_adapter("two")
+    model(**batch("gpt2"))
+    before = {n: weight(layer).clone() for n, layer in layers(model).items()}
+    loss.backward()
+    for n, layer in layers(model).items():
+        assert torch.equal(weight(layer), before[n])
+
+
 @pytest.mark.parametrize("forms", [("gather", "gather"), ("permuted", "gather")], ids="+".join)
 @pytest.mark.parametrize("targets", [["output", "down"], EVERY], ids=["defaults", "all matrices"])
 def test_two_adapters_trained_together_get_the_gradients_of_either_form(targets, forms):
@@ -165,6 +196,8 @@ def test_two_adapters_trained_together_get_the_gradients_of_either_form(targets,
         model.base_model.set_adapter(["one", "two"])
         model.train()(**batch()).loss.backward()
         grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    for layer in layers(model).values():  # nothing is written to a weight that a gather form must leave alone
+        assert not layer._resident or "gather" not in layer.form.values()
     assert grads[0].keys() == grads[1].keys()
     for name, g in grads[0].items():
         torch.testing.assert_close(grads[1][name], g, rtol=1e-4, atol=1e-6)
@@ -178,6 +211,58 @@ def test_adapters_in_use_are_taken_out_before_each_example_gets_its_own():
         mixed = model(**data, adapter_names=["__base__", "one", "__base__"]).logits
     base = tiny()(**data).logits
     torch.testing.assert_close(mixed, torch.stack([base[0], one[1], base[2]]), **CLOSE)
+
+
+def test_only_channels_of_adapters_that_reorder_come_first():
+    model = pair(forms=("gather", "permuted"))
+    model.train()(**batch())
+    for layer in layers(model).values():
+        assert layer.where("two").start == 0
+    model.add_adapter("three", S2FTConfig(ratio=0.1, seed=3, form="gather"))
+    assert not model.base_model._orders  # what is selected is selected in the base as it was given
+    model(**batch())
+    for layer in layers(model).values():
+        assert layer.where("two").start == 0
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_base_that_is_unloaded_is_as_it_was_and_stays_so(merged):
+    model = pair()
+    if merged:
+        model.merge_adapter()
+    base = model.unload()
+    assert same(weights(base), weights(tiny()))
+    base.train()(**batch())
+    assert same(weights(base), weights(tiny()))
+
+
+def test_a_merged_base_is_reordered_no_more():
+    model = pair()
+    base = model.merge_and_unload()
+    before = weights(base)
+    base.train()(**batch())
+    assert same(weights(base), before)
+    assert not same(before, weights(tiny()))
+
+
+def test_an_adapter_loaded_for_inference_reorders_nothing(tmp_path):
+    pair().save_pretrained(tmp_path)
+    for trainable in (False, True):
+        model = PeftModel.from_pretrained(tiny(), tmp_path / "one", is_trainable=trainable)
+        model.train()(**batch())
+        assert bool(model.base_model._orders) == trainable
+
+
+def test_a_refused_adapter_leaves_no_name_behind(tmp_path):
+    pair().save_pretrained(tmp_path)
+    other = tiny()
+    other.model.layers[0].mlp.down_proj.weight.data.mul_(1.5)
+    model = linnet.llm.S2FTModel(other, S2FTConfig(ratio=0.1, seed=5))
+    with pytest.raises(AdapterError, match="another base model"):
+        linnet.llm.load(model, tmp_path / "one", "more")
+    assert list(model.peft_config) == ["default"]
+    with pytest.raises(AdapterError, match="already"):
+        linnet.llm.load(model, tmp_path / "one", "default")
 
 
 def test_the_last_adapter_may_be_deleted():
@@ -383,7 +468,8 @@ def test_a_described_model_is_trained_saved_and_given_back(tmp_path, targets, ra
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_what_is_generated_is_what_the_merged_model_generates(name):
-    model = pair(name, second={"ratio": 0.15, "seed": 2, "targets": ["output", "down", "value"]})
+    common = {"ratio": 0.15, "task_type": "CAUSAL_LM"}
+    model = pair(name, first=common, second=common | {"seed": 2, "targets": ["output", "down", "value"]})
     ids = batch(name)["input_ids"]
     settings = {"max_new_tokens": 5, "do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
     expected = {
@@ -396,9 +482,7 @@ def test_what_is_generated_is_what_the_merged_model_generates(name):
         for adapter, out in expected.items():
             model.set_adapter(adapter)
             assert torch.equal(model.generate(input_ids=ids, **settings), out)
-    mixed = model.base_model
-    with mixed._enable_peft_forward_hooks(adapter_names=["two", "one", "two"]):
-        out = mixed.model.generate(ids, **settings)
+    out = model.generate(input_ids=ids, adapter_names=["two", "one", "two"], **settings)
     for i, adapter in enumerate(("two", "one", "two")):
         assert torch.equal(out[i], expected[adapter][i])
 

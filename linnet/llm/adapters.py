@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from linnet.errors import AdapterError
@@ -159,6 +160,9 @@ def save(model: nn.Module, folder: str | os.PathLike[str], adapter: str = "defau
     weights = {
         f"{_PREFIX}{n}.s2ft_delta": layer.s2ft_delta[adapter].detach().contiguous() for n, layer in layers.items()
     }
+    for name, head in _heads(inner).items():
+        parts = head.adapter_state_dict(adapter, head.state_dict())  # type: ignore[call-arg]  # both kinds take it
+        weights.update({f"{_PREFIX}{name}.{key}": value.contiguous() for key, value in parts.items()})
     config = inner.configs[adapter]
     if config.bias != "none":
         trained = {f"{n}.base_layer.bias" for n in layers} if config.bias == "s2ft_only" else None
@@ -166,6 +170,10 @@ def save(model: nn.Module, folder: str | os.PathLike[str], adapter: str = "defau
             if name in trained if trained is not None else name.endswith("bias"):
                 weights[_PREFIX + name] = value.contiguous()
     _write(Path(folder), weights, config)
+
+
+def _heads(inner: S2FTModel) -> dict[str, AuxiliaryTrainingWrapper]:
+    return {n: m for n, m in inner.model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)}
 
 
 def _write(folder: Path, weights: Mapping[str, torch.Tensor], config: S2FTConfig | LoraConfig) -> None:
@@ -210,11 +218,24 @@ def load(
         out = model
     else:
         out = S2FTModel(model, config, adapter)
+    out._cast_adapter_dtype(adapter)
     weights = load_file(path / SAFETENSORS_WEIGHTS_NAME)
     modules = dict(out.model.named_modules())
+    places = {
+        f"{name}.{key}": f"{name}.{place}"
+        for name, head in _heads(out).items()
+        for key, place in head.adapter_state_dict_load_map(adapter).items()
+    }
     with torch.no_grad():
         for name, value in weights.items():
-            module, _, what = name.removeprefix(_PREFIX).rpartition(".")
+            module, _, what = places.get(name.removeprefix(_PREFIX), name.removeprefix(_PREFIX)).rpartition(".")
+            if what == "s2ft_channels":
+                continue
             target = modules[module].s2ft_delta[adapter] if what == "s2ft_delta" else getattr(modules[module], what)
+            if target.shape != value.shape:
+                raise AdapterError(
+                    f"{path} holds {tuple(value.shape)} values of {name}, where {tuple(target.shape)} are needed; "
+                    "save the adapter again"
+                )
             target.copy_(value)
     return out

@@ -72,6 +72,7 @@ class S2FTConfig(PeftConfig):
     layout: dict[str, Any] | None = field(default=None, metadata={"help": "where the structures are"})
     base: str | None = field(default=None, metadata={"help": "fingerprint of the base weights"})
     target_modules: list[str] | None = field(default=None, metadata={"help": "filled in"})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "modules trained whole, such as a head"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch import nn
 from linnet.errors import AdapterError, ArgumentError
 from linnet.llm import structure
 from linnet.llm.linear import COLUMNS, PartialLinear, Place, Resident, gathered, place, put, take
+
+_WRITING = threading.RLock()
+"""Held while increments go in or out: of two threads at once one would take the other's increments for base values."""
 
 
 class S2FTLayer(nn.Module, BaseTunerLayer):
@@ -88,19 +92,22 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
         return take(matrix, self.axis, place(now, matrix.device)).clone()
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
-        """Return an adapter's increment as a full (out, in) matrix, channels where they lie now."""
+        """Return an adapter's increment as a full (out, in) matrix of the base model as it was given."""
         delta = self.s2ft_delta[adapter]
         full = delta.new_zeros(self.out_features, self.in_features)
-        put(full, self.axis, self.where(adapter), delta.detach())
+        put(full, self.axis, place(self.channels[adapter], delta.device), delta.detach())
         return full
 
     @torch.no_grad()
-    def fuse(self, adapter_name: str, weights: Mapping[str, float]) -> None:
+    def fuse(self, adapter_name: str, weights: Sequence[tuple[str, float]]) -> None:
         """Let an adapter be the weighted sum of others, whose channels it covers."""
         delta = self.s2ft_delta[adapter_name]
+        for name, _ in weights:
+            if name in self.s2ft_delta:  # be it in float32, on a base in bfloat16
+                delta.data = delta.data.to(torch.promote_types(delta.dtype, self.s2ft_delta[name].dtype))
         at = {channel: i for i, channel in enumerate(self.channels[adapter_name])}
         total = torch.zeros_like(delta, dtype=torch.promote_types(delta.dtype, torch.float32))
-        for name, factor in weights.items():
+        for name, factor in weights:
             if name in self.s2ft_delta:
                 index = torch.tensor([at[c] for c in self.channels[name]], device=delta.device)
                 total.index_add_(self.axis, index, self.s2ft_delta[name].to(total.dtype), alpha=factor)
@@ -134,8 +141,12 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
             )
         self._write(tuple(names))
 
-    @torch.no_grad()
     def _write(self, names: tuple[str, ...]) -> None:
+        with _WRITING:
+            self._exchange(names)
+
+    @torch.no_grad()
+    def _exchange(self, names: tuple[str, ...]) -> None:
         if not names and not self._resident:
             return
         matrix = structure.weight(self)
@@ -241,8 +252,15 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
         else:
             dtype = x.dtype
 
+        order = self._order
+
         @contextlib.contextmanager
         def held() -> Iterator[torch.Tensor]:
+            if self._order != order:
+                raise AdapterError(
+                    "the base weights were reordered between a forward pass and its backward pass, by the first pass "
+                    'in training mode or a new adapter; do backward() first, or use form="gather"'
+                )
             with self._held(names, matrix) as weight:
                 yield weight.to(dtype)
 
@@ -258,14 +276,15 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
 
     def _mixed(self, x: torch.Tensor, adapter_names: list[str]) -> torch.Tensor:
         """Return the output where each example of the batch has an adapter of its own, ``__base__`` for none."""
-        if len(adapter_names) != len(x):
+        each, left = divmod(len(x), len(adapter_names))
+        if left or each < 1 or (each > 1 and x.ndim > 2):  # some models put examples and tokens into one axis
             raise ArgumentError(f"{len(adapter_names)} adapter names for {len(x)} examples: give one each")
         self.settle(())
         out = self.base_layer(x)
         for name in dict.fromkeys(adapter_names):
             if name not in self.s2ft_delta:
                 continue
-            rows = torch.tensor([i for i, n in enumerate(adapter_names) if n == name], device=x.device)
+            rows = torch.tensor([i for i in range(len(x)) if adapter_names[i // each] == name], device=x.device)
             delta = self.s2ft_delta[name].to(x.dtype)
             part = gathered(x[rows], self.axis, self.where(name), delta, self.out_features)
             out = out.index_add(0, rows, part.to(out.dtype))

@@ -75,7 +75,13 @@ class PartialLinear(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, resident: Resident, *increments: torch.Tensor
     ) -> torch.Tensor:
         """Return (..., out) of an input (..., in); increments are (out, s) of columns and (s, in) of rows."""
-        ctx.resident, trained = resident, ctx.needs_input_grad[3:]
+        # Not the whole record: under autocast its weight is a copy, which must not live until the backward pass.
+        ctx.axis, ctx.places, ctx.held, trained = (
+            resident.axis,
+            resident.places,
+            resident.held,
+            ctx.needs_input_grad[3:],
+        )
         if resident.axis == COLUMNS:
             # A view would keep the whole input alive for the backward pass: the slice is copied.
             kept = [
@@ -93,21 +99,20 @@ class PartialLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients: of increments, the selected slices alone."""
-        resident: Resident = ctx.resident
         saved = ctx.saved_tensors  # once: checkpointing computes them anew at every reading
         kept, increments = saved[: ctx.n_kept], saved[ctx.n_kept :]
         into = bias = None
         if ctx.needs_input_grad[0]:
-            with resident.held() as weight:
+            with ctx.held() as weight:
                 into = gradient.matmul(weight)
         flat = gradient.flatten(0, -2)
         if ctx.needs_input_grad[1]:
             bias = flat.sum(0)
         slices: list[torch.Tensor | None] = []
-        for i, (where, increment) in enumerate(zip(resident.places, increments, strict=True)):
+        for i, (where, increment) in enumerate(zip(ctx.places, increments, strict=True)):
             if not ctx.needs_input_grad[3 + i]:
                 slices.append(None)
-            elif resident.axis == COLUMNS:
+            elif ctx.axis == COLUMNS:
                 slices.append(flat.T.matmul(kept[i].flatten(0, -2)).to(increment.dtype))
             else:
                 slices.append(take(flat, -1, where).T.matmul(kept[0].flatten(0, -2)).to(increment.dtype))

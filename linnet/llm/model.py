@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from linnet.errors import AdapterError, ArgumentError, StructureError
@@ -18,9 +19,16 @@ from linnet.llm import registration, selection, structure
 from linnet.llm.config import S2FTConfig
 from linnet.llm.layer import S2FTLayer
 from linnet.llm.linear import COLUMNS, ROWS
-from linnet.llm.permutation import inverse, order_with, permute
+from linnet.llm.permutation import check_writable, inverse, order_with, permute
 from linnet.llm.selection import CALIBRATED, Share
 from linnet.llm.structure import INWARD, Structure
+
+HEADS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+"""Names of the heads that are trained whole, by the task of a configuration; as in peft."""
 
 
 class S2FTModel(BaseTuner):
@@ -52,6 +60,11 @@ class S2FTModel(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, torch.Tensor] | None = None,
     ) -> None:
+        if any(isinstance(module, S2FTLayer) for module in model.modules()):
+            raise AdapterError(
+                "the model has S2FT adapters already, and its weights may be reordered; take them out with unload(), or "
+                "add to them with add_adapter()"
+            )
         # The base class calls inject_adapter, which needs them.
         self._found: dict[str, Structure] = {}
         self._trained: dict[str, tuple[int, list[int]]] = {}
@@ -72,6 +85,8 @@ class S2FTModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Add an adapter; see peft. Nothing is changed if it is refused."""
         config = copy.deepcopy(self.configs[adapter_name])
+        if config.modules_to_save is None and config.task_type in HEADS:
+            config.modules_to_save = list(HEADS[config.task_type])  # peft writes them into the given configuration only
         # What is selected, and the fingerprint, are of the base model as it was given.
         reordered = bool(self._orders)
         self.restore_order()
@@ -136,6 +151,10 @@ class S2FTModel(BaseTuner):
         if len(weights) != len(adapters) or not adapters or not np.isfinite(np.asarray(weights, dtype=float)).all():
             raise ArgumentError(f"{len(adapters)} adapters need as many finite weights; given: {list(weights)}")
         configs = [self.configs[name] for name in adapters]
+        if biased := [name for name, c in zip(adapters, configs, strict=True) if c.bias != "none"]:
+            raise AdapterError(
+                f"{', '.join(biased)} trained biases, which cannot be fused; merge and save the model instead"
+            )
         config = copy.deepcopy(configs[0])
         config.targets = list(dict.fromkeys(role for c in configs for role in c.targets))
         config.units, config.base, config.inference_mode = {}, None, True
@@ -146,7 +165,7 @@ class S2FTModel(BaseTuner):
         self.inject_adapter(self.model, adapter_name)
         for layer in self._layers():
             if adapter_name in layer.s2ft_delta:
-                layer.fuse(adapter_name, dict(zip(adapters, weights, strict=True)))
+                layer.fuse(adapter_name, list(zip(adapters, weights, strict=True)))
 
     # --- the order of units -----------------------------------------------------------------------
 
@@ -157,6 +176,10 @@ class S2FTModel(BaseTuner):
         """
         self._wait_no_longer()
         with self._base_weights():
+            if any(c.bias != "none" for c in self.configs.values()):
+                return  # biases of the other side would be reordered too, and are saved as they lie
+            for mine in self._found.values():
+                check_writable(self.model, mine)
             for key, mine in self._found.items():
                 configs = [c for c in self.configs.values() if reorders(c)]
                 first = [unit for config in configs for unit in (config.units or {}).get(key, ())]
@@ -239,6 +262,56 @@ class S2FTModel(BaseTuner):
         self.restore_order()
         return super().merge_and_unload(progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names)
 
+    # --- states ---------------------------------------------------------------------------------
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._canonical()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._canonical()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _canonical(self) -> None:
+        """Give units their order back, until the next training step: a state is of the base model as it was given."""
+        if self._orders:
+            self.restore_order()
+            if self._waiting is None:
+                self._waiting = self.model.register_forward_pre_hook(self._before)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: Any, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        out = super()._get_adapter_state_dict(model, config, adapter_name, *args, **kwargs)
+        for name, layer in model.named_modules():
+            if isinstance(layer, S2FTLayer) and adapter_name in layer.channels:
+                out[f"{name}.s2ft_channels.{adapter_name}"] = torch.tensor(layer.channels[adapter_name])
+        return out
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        modules = dict(model.named_modules())
+        for key in [k for k in state_dict if k.endswith(".s2ft_channels")]:
+            name = key.removesuffix(".s2ft_channels")
+            layer = modules.get(name, modules.get(name.removeprefix("base_model.model.")))
+            if isinstance(layer, S2FTLayer) and tuple(state_dict[key].tolist()) != layer.channels.get(adapter_name):
+                raise AdapterError(
+                    f"the file holds other channels of {name} than the adapter {adapter_name} has; load it under a new "
+                    "name, or delete the adapter first"
+                )
+        kept = {k: v for k, v in state_dict.items() if not k.endswith(".s2ft_channels")}
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, kept)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        mine = [layer for layer in self._layers() if adapter_name in layer.s2ft_delta]
+        flags = [layer.s2ft_delta[adapter_name].requires_grad for layer in mine]
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for layer, flag in zip(mine, flags, strict=True):
+            layer.s2ft_delta[adapter_name].requires_grad_(flag)  # peft makes a new parameter, trainable by default
+
     # --- serving ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -256,7 +329,11 @@ class S2FTModel(BaseTuner):
         def hand_over(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             return given, named | {"adapter_names": names}
 
-        hooks = [module.register_forward_pre_hook(hand_over, with_kwargs=True) for module in self._layers()]
+        beams = kwargs.get("num_beams")
+        if isinstance(beams, int) and beams > 1:
+            names = [name for name in names for _ in range(beams)]
+        listening = [m for m in self.modules() if isinstance(m, (S2FTLayer, AuxiliaryTrainingWrapper))]
+        hooks = [module.register_forward_pre_hook(hand_over, with_kwargs=True) for module in listening]
         try:
             yield
         finally:
@@ -282,6 +359,18 @@ def resolve(model: nn.Module, config: S2FTConfig) -> list[Structure]:
         ArgumentError: the strategy needs data.
     """
     found = structure.find(model, config.placed())
+    owners: dict[int, str] = {}
+    for mine in found:
+        for name in {p.module for p in mine.projections.values()}:
+            module = model.get_submodule(name)
+            if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)) and not isinstance(module, S2FTLayer):
+                raise StructureError(
+                    f"{name} is a {type(module).__name__} already, whose own weights would not be reordered; merge or "
+                    "unload the other adapter first"
+                )
+            matrix = getattr(structure.bare(module), "weight", None)
+            if isinstance(matrix, torch.Tensor) and owners.setdefault(id(matrix), name) != name:
+                raise StructureError(f"{name} and {owners[id(matrix)]} share one weight; give each its own copy")
     if config.units is None:
         if config.strategy in CALIBRATED:
             raise ArgumentError(
@@ -375,6 +464,8 @@ def calibrate(
         raise ArgumentError(f"the strategy {config.strategy!r} looks at no data; use {', '.join(CALIBRATED)}")
     if not 0 < fraction <= 1:
         raise ArgumentError(f"fraction is above 0 and at most 1; given: {fraction}")
+    if any(isinstance(module, S2FTLayer) for module in model.modules()):
+        raise ArgumentError("calibrate on the base model before it is under adapters, or after unload()")
     out = copy.deepcopy(config)
     found = structure.find(model, out.placed())
     if batches:

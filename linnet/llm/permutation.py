@@ -49,6 +49,19 @@ def check_order(structure: Structure, order: Sequence[int]) -> None:
         )
 
 
+def check_writable(model: nn.Module, structure: Structure) -> None:
+    """Refuse a structure of which some matrix cannot be written to, before any of them is.
+
+    Raises:
+        StructureError: so it is.
+    """
+    for projection in structure.projections.values():
+        if structures.weight(model.get_submodule(projection.module)).device.type == "meta":
+            raise StructureError(
+                f'the weights of {projection.module} are not in memory; load the model whole, or use form="gather"'
+            )
+
+
 @torch.no_grad()
 def permute(model: nn.Module, structure: Structure, order: Sequence[int]) -> None:
     """Reorder the units of a structure in place: the unit at place i is the one that was at ``order[i]``.
@@ -62,14 +75,11 @@ def permute(model: nn.Module, structure: Structure, order: Sequence[int]) -> Non
         StructureError: no such order, or weights that cannot be written to.
     """
     check_order(structure, order)
+    check_writable(model, structure)
     for role, projection in structure.projections.items():
         module = model.get_submodule(projection.module)
         matrix = structures.weight(module)
         index = torch.tensor(structure.channels(role, list(order)), device=matrix.device)
-        if matrix.device.type == "meta":
-            raise StructureError(
-                f'the weights of {projection.module} are not in memory; load the model whole, or use form="gather"'
-            )
         if role in structure.inward:
             rows = slice(projection.start, projection.stop)
             matrix[rows] = matrix[index]

@@ -296,6 +296,13 @@ def _attention(model: nn.Module, name: str, block: nn.Module, layout: Layout) ->
             f"{layout.attention['output']} of {name} has {columns} inputs: no multiple of {heads} heads"
         )
     width, shared = columns // heads, heads // shared_by
+    owner = model.get_submodule(matrices["query"][0].module.rpartition(".")[0])
+    own = getattr(owner, "head_dim", None) or getattr(owner, "attention_head_size", None)
+    if isinstance(own, int) and own != width:
+        raise StructureError(
+            f"{name} has heads of size {own}, and {heads} heads would be of size {width}: the configuration is not of "
+            "this part of the model; give S2FT the part alone, or the layout's heads"
+        )
     inward = {role: matrices[role][0] for role in INWARD["attention"]}
     rows = {role: (p.stop - p.start) * (1 if role == "query" else shared) for role, p in inward.items()}
     _fits(name, rows, columns, f"{heads} heads of size {width}, {shared} of them to a key and value head")
