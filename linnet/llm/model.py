@@ -62,8 +62,8 @@ class S2FTModel(BaseTuner):
     ) -> None:
         if any(isinstance(module, S2FTLayer) for module in model.modules()):
             raise AdapterError(
-                "the model has S2FT adapters already, and its weights may be reordered; take them out with unload(), or "
-                "add to them with add_adapter()"
+                "the model has S2FT adapters already, and its weights may be reordered; take them out with unload(), "
+                "or add to them with add_adapter()"
             )
         # The base class calls inject_adapter, which needs them.
         self._found: dict[str, Structure] = {}
