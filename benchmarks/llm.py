@@ -34,9 +34,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -461,14 +461,14 @@ def in_turn(
     return rows
 
 
-def layer_times(kind: str, cells: list[dict], how: dict, repeats: int, process: int, threads: int) -> list[dict]:
+def layer_times(cells: dict[str, list[dict]], how: dict, repeats: int, process: int, threads: int) -> list[dict]:
+    """One row a call of all cells, by kind of work: switch or serving."""
     torch.set_num_threads(threads)
     rows = []
-    for cell in cells:
-        if kind == "switch":
-            rows += in_turn(switching(**cell, **how), repeats, how["device"], cell, process)
-        else:
-            rows += in_turn(serving(**cell, **how), repeats, how["device"], cell, process)
+    for cell in cells.get("switch", []):
+        rows += in_turn(switching(**cell, **how), repeats, how["device"], {"kind": "switch", **cell}, process)
+    for cell in cells.get("serving", []):
+        rows += in_turn(serving(**cell, **how), repeats, how["device"], {"kind": "serving", **cell}, process)
     return rows
 
 
@@ -530,9 +530,9 @@ def apart(work: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(work, *args).result()
 
 
-def train(options: argparse.Namespace, run: Callable[..., Any], say: Callable[[str], None]) -> list[dict]:
+def train(options: argparse.Namespace, run: Callable[..., Any], say: Callable[[str], None]) -> Iterator[dict]:
+    """Yield all about one setting after the other."""
     keep = options.device == "cpu"
-    out = []
     for shape, length, batch in itertools.product(options.shapes, options.lengths, options.batches):
         setting = Setting(shape, length, batch, options.dtype, options.device, options.threads, options.rank)
         say(f"{shape}, length {length}, batch {batch}: memory")
@@ -542,37 +542,63 @@ def train(options: argparse.Namespace, run: Callable[..., Any], say: Callable[[s
         for process in range(options.processes):
             say(f"{shape}, length {length}, batch {batch}: time, process {process + 1} of {options.processes}")
             turns += run(times, setting, names, options.rounds, options.steps, process, keep)
-        out.append(summary(setting, measured, turns))
-    return out
+        yield summary(setting, measured, turns)
 
 
-def layers(kind: str, options: argparse.Namespace, run: Callable[..., Any], say: Callable[[str], None]) -> dict:
+def layers(options: argparse.Namespace, run: Callable[..., Any], say: Callable[[str], None]) -> dict[str, dict]:
+    """By kind of work, switch or serving, all about one layer."""
     how = {"channels": options.channels, "rank": options.channels // 2, "dtype": DTYPES[options.dtype]}
     how |= {"device": options.device}
-    if kind == "switch":
-        cells, repeats = [{"width": w} for w in options.widths], options.repeats
-    else:
-        grid = itertools.product(options.serving_widths, options.adapters, options.tokens)
-        cells, repeats = [dict(zip(("width", "n", "length"), cell, strict=True)) for cell in grid], options.repeats
-    turns = []
-    for process in range(options.processes):
-        say(f"{kind}: process {process + 1} of {options.processes}")
-        turns += run(layer_times, kind, cells, how, repeats, process, options.threads)
-    rows = []
-    names = sorted({t["method"] for t in turns}, key=lambda name: (name == LORA, name))
-    for cell, method in itertools.product(cells, names):
-        mine = [t for t in turns if all(t[key] == value for key, value in cell.items())]
-        measured = {"seconds": median_of(mine, method=method), "to_lora": ratio(mine, method, LORA)}
-        rows.append({**cell, "method": method, **measured})
-    out: dict[str, Any] = {"channels": options.channels, "rank": options.channels // 2, "rows": rows}
-    if kind == "switch":
-        out["exponents"] = []
-        for method in dict.fromkeys(r["method"] for r in rows):
-            for least in (min(options.widths), options.widths[len(options.widths) // 2]):
-                chosen = [r for r in rows if r["method"] == method and r["width"] >= least]
-                fit = exponent([r["width"] for r in chosen], [r["seconds"] for r in chosen])
-                out["exponents"].append({"method": method, **(fit or {})})
+    grid = itertools.product(options.serving_widths, options.adapters, options.tokens)
+    cells: dict[str, list[dict]] = {
+        "switch": [{"width": width} for width in options.widths],
+        "serving": [dict(zip(("width", "n", "length"), cell, strict=True)) for cell in grid],
+    }
+    cells = {kind: those for kind, those in cells.items() if kind in options.parts}
+    turns: list[dict] = []
+    for process in range(options.processes) if cells else ():
+        say(f"one layer: process {process + 1} of {options.processes}")
+        turns += run(layer_times, cells, how, options.repeats, process, options.threads)
+    out: dict[str, dict] = {}
+    for kind, those in cells.items():
+        rows = []
+        names = sorted({t["method"] for t in turns if t["kind"] == kind}, key=lambda name: (name == LORA, name))
+        for cell, method in itertools.product(those, names):
+            mine = [t for t in turns if t["kind"] == kind and all(t[key] == value for key, value in cell.items())]
+            measured = {"seconds": median_of(mine, method=method), "to_lora": ratio(mine, method, LORA)}
+            rows.append({**cell, "method": method, **measured})
+        out[kind] = {"channels": options.channels, "rank": how["rank"], "dtype": options.dtype, "rows": rows}
+    if "switch" in out:
+        out["switch"]["exponents"] = exponents(out["switch"]["rows"])
     return out
+
+
+def exponents(rows: list[dict]) -> list[dict]:
+    """Of each method, over all widths, and over the wider half of them."""
+    widths, out = sorted({row["width"] for row in rows}), []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        for least in (widths[0], widths[len(widths) // 2]):
+            chosen = [row for row in rows if row["method"] == method and row["width"] >= least]
+            fit = exponent([row["width"] for row in chosen], [row["seconds"] for row in chosen])
+            out.append({"method": method, **(fit or {})})
+    return out
+
+
+def store(results: dict, device: str, found: dict[str, Any], out: Path | None) -> None:
+    """Put what was found, a setting of training or kinds of one layer's work, among the results, and write them."""
+    mine = results[device] = {"train": [], **results[device]} if isinstance(results[device], dict) else {"train": []}
+    for kind, result in found.items():
+        if kind == "train":
+            setting = [field.name for field in fields(Setting)]
+            others = [r for r in mine["train"] if any(r[key] != result[key] for key in setting)]
+            mine["train"] = [*others, result]
+        else:
+            mine[kind] = result
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        written = out.with_suffix(".part")
+        written.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        written.replace(out)
 
 
 # --- shown ----------------------------------------------------------------------------------------
@@ -649,10 +675,9 @@ def show(results: dict, console: Console) -> None:
             continue
         for result in mine.get("train", []):
             console.print(training_table(result))
-        if "switch" in mine:
-            console.print(switch_table(mine["switch"]))
-        if "serving" in mine:
-            console.print(serving_table(mine["serving"]))
+        for kind, table in (("switch", switch_table), ("serving", serving_table)):
+            if kind in mine:
+                console.print(table(mine[kind]))
 
 
 def figure(result: dict) -> Any:
@@ -679,7 +704,10 @@ def figure(result: dict) -> Any:
         right.plot(x, y, color=colours[i], marker=marks[i], label=method)
     tokens = "one token each" if length == 1 else f"{length} tokens each"
     right.set(xscale="log", yscale="log", xlabel=f"adapters, {tokens}", ylabel=f"a batch at width {width} (ms)")
-    for ax in (left, right):
+    for ax, at in ((left, {r["width"] for r in result["switch"]["rows"]}), (right, {r["n"] for r in rows})):
+        ticks = sorted(at)[:: 2 if len(at) > 5 else 1]
+        ax.set_xticks(ticks, labels=ticks)
+        ax.minorticks_off()
         ax.legend(frameon=False)
         sns.despine(ax=ax)
     return drawn
@@ -723,7 +751,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         "widths": [512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192],
         "serving_widths": [1024, 4096],
         "adapters": [1, 4, 16, 64],
-        "tokens": [1, 16],
+        "tokens": [1, 8],
         "repeats": 20 if cuda else 10,
         "out": RESULT,
         "figure": FIGURES / ("serving-cuda" if cuda else "serving"),
@@ -756,34 +784,34 @@ def main(arguments: list[str] | None = None) -> int:
     options = parsed(arguments)
     console = Console(width=None if sys.stdout.isatty() else 150)
     run = (lambda work, *args: work(*args)) if options.quick else apart
-    previous = json.loads(options.out.read_text(encoding="utf-8")) if options.out and options.out.exists() else {}
-    mine: dict[str, Any] = {
-        "processor": torch.cuda.get_device_name()
-        if options.device == "cuda"
-        else platform.processor() or platform.machine(),
+    results: dict[str, Any] = {"cpu": "not measured", "cuda": "not measured"}
+    if options.out and options.out.exists():
+        results |= json.loads(options.out.read_text(encoding="utf-8"))
+    here = {
+        "processor": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor(),
         "cores": os.cpu_count(),
         "threads": options.threads,
+        "processes": options.processes,
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
-        "load_average": os.getloadavg()[0],
     }
-    say = console.print
-    results = {"cpu": "not measured", "cuda": "not measured"} | previous | {options.device: mine}
+    interrupted = False
     try:
         if "train" in options.parts:
-            mine["train"] = train(options, run, say)
-        for kind in ("switch", "serving"):
-            if kind in options.parts:
-                mine[kind] = layers(kind, options, run, say)
+            for result in train(options, run, console.print):
+                store(
+                    results, options.device, {"train": {**result, "on": here | {"load": os.getloadavg()}}}, options.out
+                )
+        found = layers(options, run, console.print)
+        on = here | {"load": os.getloadavg()}
+        store(results, options.device, {kind: {**result, "on": on} for kind, result in found.items()}, options.out)
     except KeyboardInterrupt:
-        show(results, console)
-        console.print("interrupted: shown is what was finished; nothing was written")
-        return 130
+        interrupted = True
     show(results, console)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if options.figure and {"switch", "serving"} <= mine.keys():
-        drawn = figure(mine)
+    if interrupted:
+        console.print("interrupted: of this run, what was finished is in the tables, and nothing else")
+        return 130
+    if options.figure and {"switch", "serving"} <= found.keys():
+        drawn = figure(found)
         options.figure.parent.mkdir(parents=True, exist_ok=True)
         for kind in ("png", "pdf"):
             drawn.savefig(options.figure.with_suffix(f".{kind}"), dpi=200)

@@ -1,8 +1,10 @@
 """S2FT in peft, in the corners: adapters among adapters, precisions, optimizers, generation, other layouts."""
 
 import copy
+import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -11,10 +13,11 @@ from test_llm_structure import PHI, PHI3, phi
 from transformers_at_hand import batch, same, tiny, weights
 
 import linnet.llm
-from linnet.errors import AdapterError, StructureError
-from linnet.llm import S2FTConfig, find, increments
+from linnet.errors import AdapterError, BudgetError, StructureError
+from linnet.llm import S2FTConfig, calibrate, find, increments
 from linnet.llm.layer import S2FTLayer
 from linnet.llm.linear import ROWS, PartialLinear, Resident
+from linnet.llm.selection import calibrated_scores, shares, weight_scores
 from linnet.llm.structure import weight
 
 EVERY = ["query", "key", "value", "output", "up", "gate", "down"]
@@ -107,7 +110,8 @@ def test_what_cancels_when_fused_is_added_up_in_float32():
     model.add_adapter("three", S2FTConfig(ratio=0.12, seed=1))
     for name, value in (("one", 256.0), ("two", 1.0), ("three", -256.0)):
         for layer in layers(model).values():
-            torch.nn.init.constant_(layer.s2ft_delta[name], value)
+            delta = layer.s2ft_delta[name]
+            delta.data = torch.full_like(delta, value, dtype=torch.bfloat16)
     model.add_weighted_adapter(["one", "two", "three"], [1.0, 1.0, 1.0], "fused")
     for layer in layers(model).values():
         assert (layer.s2ft_delta["fused"] == 1).all()
@@ -546,3 +550,122 @@ def test_encoders_with_decoders_are_refused():
     )
     with pytest.raises(StructureError, match="'t5'"):
         get_peft_model(t5, S2FTConfig(ratio=0.1))
+
+
+# --- budgets and scores ---------------------------------------------------------------------------
+
+
+def parts_of(model, targets, budget):
+    given = shares(model, find(model), targets, budget)
+    return [(s.structure.kind, s.units) for s in given if s.structure.block.endswith("0")]
+
+
+def test_a_shared_value_costs_its_own_rows_and_not_those_of_the_queries():
+    assert parts_of(tiny(), ["value"], 2 * 4 * 16) == [("attention", 2)]
+    assert parts_of(tiny(), ["query", "value"], 2 * (8 + 4) * 16) == [("attention", 2)]
+
+
+def test_a_head_is_taken_if_more_than_half_of_one_is_due():
+    assert parts_of(tiny("llama-mha"), ["output", "down"], 2 * 100) == [("attention", 1), ("feed_forward", 2)]
+    assert parts_of(tiny("llama-mha"), ["output", "down"], 2 * 65) == [("attention", 1)]
+    assert parts_of(tiny("llama-mha"), ["output", "down"], 2 * 63) == [("feed_forward", 3)]
+
+
+def test_a_budget_may_be_all_there_is():
+    everything = 2 * (16 * 16 + 24 * 16)
+    assert parts_of(tiny("llama-mha"), ["output", "down"], everything) == [("attention", 4), ("feed_forward", 24)]
+    assert parts_of(tiny("llama-mha"), ["output", "down"], everything + 31) == [("attention", 4), ("feed_forward", 24)]
+    with pytest.raises(BudgetError, match="more than output, down"):
+        parts_of(tiny("llama-mha"), ["output", "down"], everything + 32)
+
+
+@pytest.mark.parametrize("strategy", ["weight", "gradient"])
+@pytest.mark.parametrize(("name", "roles"), [("llama", ["query", "value"]), ("gpt2", ["value"]), ("gpt2", ["key"])])
+def test_rows_that_lie_within_a_matrix_or_are_shared_are_scored_where_they_lie(name, roles, strategy):
+    """A key or value counts once for all the heads that share it."""
+    model = tiny(name)
+    heads = find(model)[0]
+    model(**batch(name)).loss.backward()
+    expected = np.zeros(heads.units)
+    for role in roles:
+        linear = model.get_submodule(heads.inward[role].module)
+        matrix = linear.weight if strategy == "weight" else linear.weight.grad
+        matrix = matrix.T if name == "gpt2" else matrix
+        for unit in range(heads.units):
+            times = heads.shared if role in ("key", "value") else 1
+            expected[unit] += float(matrix[heads.channels(role, [unit])].square().sum()) / times
+    if strategy == "weight":
+        scores = weight_scores(model, heads, roles)
+    else:
+        scores = calibrated_scores(tiny(name), [(heads, roles)], [batch(name)], strategy)[heads.key]
+    np.testing.assert_allclose(scores, np.sqrt(expected), rtol=1e-4)
+
+
+def test_batches_to_calibrate_on_are_drawn_by_the_seed():
+    batches, seen = [batch("gpt2", n=1, seed=i) for i in range(40)], []
+    for seed in (0, 1):
+        model = tiny("gpt2")
+        model.register_forward_pre_hook(lambda m, a, kw: seen.append(kw["input_ids"]), with_kwargs=True)
+        calibrate(S2FTConfig(ratio=0.1, strategy="A", seed=seed), model, batches, fraction=0.05)
+    ids = [next(i for i, b in enumerate(batches) if b["input_ids"] is s) for s in seen]
+    assert len(ids) == 4
+    assert ids[:2] != ids[2:]
+    assert sorted(ids[:2]) == ids[:2] != [0, 1]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_calibration_gives_the_mode_back(training):
+    model = tiny("gpt2").train(training)
+    calibrate(S2FTConfig(ratio=0.1, strategy="A"), model, [batch("gpt2")])
+    assert all(module.training == training for module in model.modules())
+
+
+# --- adapters on their own ------------------------------------------------------------------------
+
+
+def test_factors_are_copies():
+    model = pair()
+    before = {n: layer.s2ft_delta["one"].clone() for n, layer in layers(model).items() if "one" in layer.s2ft_delta}
+    for part in increments(model, "one").values():
+        part.u.zero_()
+        part.v.zero_()
+    for n, layer in layers(model).items():
+        if n in before:
+            assert torch.equal(layer.s2ft_delta["one"], before[n])
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_what_linnet_loads_is_trained_if_it_is_meant_to_be(tmp_path, trainable):
+    model = pair()
+    linnet.llm.save(model, tmp_path, "one")
+    assert not model.peft_config["one"].inference_mode
+    again = linnet.llm.load(tiny(), tmp_path, trainable=trainable)
+    assert again.peft_config["default"].inference_mode != trainable
+    assert any(p.requires_grad for p in again.parameters()) == trainable
+    torch.testing.assert_close(again.eval()(**batch()).logits, model(**batch()).logits, **CLOSE)
+
+
+def test_a_lora_of_it_names_its_base(tmp_path):
+    tiny().save_pretrained(tmp_path / "base")
+    base = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float64)
+    model = get_peft_model(base, S2FTConfig(ratio=0.15, task_type="CAUSAL_LM")).eval()
+    fill(model)
+    linnet.llm.save_as_lora(model, tmp_path / "lora")
+    again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "lora", dtype=torch.float64)
+    torch.testing.assert_close(again(**batch()).logits, model(**batch()).logits, **CLOSE)
+
+
+def test_a_base_that_has_no_fingerprint_is_taken_on_trust(tmp_path):
+    """Quantised weights, or such as are not in memory, cannot be compared."""
+    model = pair(forms=("gather", "gather"))
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(tiny().to("meta"), tmp_path / "one")
+    assert again.peft_config["default"].base == model.peft_config["one"].base
+
+
+def test_settings_of_a_later_version_are_refused(tmp_path):
+    pair().save_pretrained(tmp_path)
+    path = tmp_path / "one" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"levels": 3}))
+    with pytest.raises(AdapterError, match="does not know: levels"):
+        PeftModel.from_pretrained(tiny(), tmp_path / "one")

@@ -206,6 +206,8 @@ def test_what_cannot_be_served_is_refused_and_left_alone():
     assert alone(model, batch()).keys() == {"small", "large", "late", BASE}
     with pytest.raises(AdapterError, match="default trained biases"):
         Server(get_peft_model(tiny("gpt2"), S2FTConfig(ratio=0.1, bias="all")))
+    with pytest.raises(AdapterError, match="classifier was trained whole"):
+        Server(get_peft_model(tiny("bert"), S2FTConfig(ratio=0.1, task_type="SEQ_CLS")))
     with pytest.raises(AdapterError, match="no S2FT adapters"):
         Server(tiny())
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from linnet.errors import AdapterError, ArgumentError, ChannelError, ShapeError
@@ -183,7 +184,7 @@ class Server:
         banks: a bank for each layer that an adapter changes, by the name of the module.
 
     Raises:
-        AdapterError: no such adapter, or one that trained biases.
+        AdapterError: no such adapter, or one that trained more than rows and columns: biases, or a head.
 
     Source: yang2024, Section 6.2.
     """
@@ -197,6 +198,11 @@ class Server:
             raise AdapterError(
                 f"{', '.join(biased)} trained biases, which all examples of a batch share; serve it alone, or train "
                 'with bias="none"'
+            )
+        if whole := [n for n, module in inner.model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]:
+            raise AdapterError(
+                f"{', '.join(whole)} was trained whole, a copy for each adapter, which no bank holds; serve such "
+                "adapters with adapter_names, or train without modules_to_save"
             )
         self.adapters = (*names, BASE)
         # Channels are named as the base model was given, which is the order that unload() gives back.

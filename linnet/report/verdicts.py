@@ -63,7 +63,7 @@ def redraw(path: Path, html: Path, claim_files: Sequence[Path]) -> int:
         DataError: no ledger of claims, or the page cannot be written there.
     """
     ledger = ledgers.read(path)
-    if any("effects" in row for row in ledger["claims"]):
+    if any(isinstance(row, dict) and "effects" in row for row in ledger["claims"]):
         raise DataError(f"{path} holds findings on a model, which have no page; linnet llm verify prints them")
     claims = installed_claims()
     for file in claim_files:
