@@ -142,6 +142,8 @@ def test_a_number_that_is_none_is_refused(name, value):
 def test_what_was_not_measured_is_no_finding():
     with pytest.raises(ArgumentError, match="a was promised and not measured"):
         judge({"a": Promise("", "")}, [{"a": 1.0}, {"b": 1.0}])
+    with pytest.raises(ArgumentError, match="c was measured for one seed and not for another"):
+        judge({"a": Promise("", "")}, [{"a": 1.0, "c": 1.0}, {"a": 1.0}])
     for promises, measured in (({}, [{"a": 1.0}]), ({"a": Promise("", "")}, [])):
         with pytest.raises(ArgumentError, match="a promise and a seed at least"):
             judge(promises, measured)
@@ -406,13 +408,14 @@ def test_table_5_agrees_with_its_paper(bench, monkeypatch):
 
 
 def test_figure_2_agrees_with_its_paper():
+    full = {5: 1.3, 10: 1.2, 20: 1.1, 50: 0.9, 100: 0.8, 200: 0.7}
+
     def loss(system, distance, n):
-        size = n // 2
-        return 1.0 if isinstance(system, LoRA) else 1.2 if size < 20 else 1.1 if size == 20 else 0.9
+        return full[n // 2] if isinstance(system, FullFT) else 1.0
 
     found = measured("llm/data", told("encoder", loss))
     assert found == pytest.approx(
-        {"5 a class": 0.2, "10 a class": 0.2, "50 a class": 0.1, "100 a class": 0.1, "200 a class": 0.1, "gain": 0.3}
+        {"5 a class": 0.3, "10 a class": 0.2, "50 a class": 0.1, "100 a class": 0.2, "200 a class": 0.3, "gain": 0.6}
     )
 
 
@@ -592,7 +595,13 @@ def test_the_increments_of_full_fine_tuning_are_what_it_added():
     delta = after - bench.fresh(task, 0).model.layers[-1].self_attn.q_proj.weight.detach()
     numbers = CHECKS["llm/increments"].measure(bench, 0)
     assert numbers["full FT: root mean square"] == pytest.approx(float(delta.square().mean().sqrt()), rel=1e-12)
-    assert "BitFit" not in increments.methods(bench)  # LLaMA has no biases
+
+
+@pytest.mark.parametrize(
+    ("biases", "compared"), [({}, False), ({"mlp_bias": True}, False), ({"attention_bias": True}, True)]
+)
+def test_bitfit_is_compared_where_the_query_has_a_bias(biases, compared):
+    assert ("BitFit" in increments.methods(Workbench(language("causal", **biases), SMALL))) is compared
 
 
 def test_examples_are_counted_by_class(trainings):

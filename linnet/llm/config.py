@@ -42,9 +42,8 @@ class S2FTConfig(PeftConfig):
             strategy and budget if None.
         excluded: what must not be chosen, in the same form, such as the ``units`` of another adapter.
         form: ``permuted`` reorders heads and channels of the base weights so that selected ones are neighbours, and
-        lets
-            the trained values stand in them; both are undone exactly when the adapter is taken out. ``gather`` leaves
-            the base weights alone, at the price of a second product, and can be differentiated twice.
+            lets the trained values stand in them; both are undone exactly when the adapter is taken out. ``gather``
+            leaves the base weights alone, at the price of a second product, and can be differentiated twice.
         bias: which biases are trained: none, all, or those of the layers that S2FT trains (``s2ft_only``). With trained
             biases nothing is reordered.
         layout: where an unknown type of model keeps its structures; see :class:`linnet.llm.structure.Layout`.

@@ -450,8 +450,8 @@ def calibrate(
         config: with strategy activation, product or gradient.
         model: the base model, left as it was.
         batches: keyword arguments of the model, with labels for gradient.
-        fraction: part of the batches to look at, at least one, drawn with the configuration's seed; the paper takes
-        0.01.
+        fraction: part of the batches to look at, at least one, drawn with the configuration's seed; the paper
+            takes 0.01.
         loss: for gradient, from model and batch to a scalar; by default the ``loss`` of the model's output.
 
     Raises:

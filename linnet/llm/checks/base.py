@@ -104,10 +104,14 @@ def judge(promises: Mapping[str, Promise], measured: Sequence[Mapping[str, float
 
     Raises:
         NonFiniteError: a number is NaN or infinite, be it one that nothing was promised of.
-        ArgumentError: nothing was measured, or a promise was not.
+        ArgumentError: nothing was measured, a promise was not, or something was for a part of the seeds.
     """
     if not promises or not measured:
         raise ArgumentError("a check needs a promise and a seed at least")
+    for name in sorted(set(promises).union(*measured)):
+        if any(name not in row for row in measured):
+            what = "promised and not measured" if name in promises else "measured for one seed and not for another"
+            raise ArgumentError(f"{name} was {what}")
     for row in measured:
         if broken := [f"{name} is {value}" for name, value in row.items() if not math.isfinite(value)]:
             raise NonFiniteError(f"{'; '.join(broken)}: a number that is not finite proves nothing")
@@ -117,8 +121,6 @@ def judge(promises: Mapping[str, Promise], measured: Sequence[Mapping[str, float
         half = float(stats.t.isf((1 - LEVEL) / (2 * tested), seeds - 1)) / math.sqrt(seeds)
     out = []
     for name, promise in promises.items():
-        if any(name not in row for row in measured):
-            raise ArgumentError(f"{name} was promised and not measured")
         values = np.array([row[name] for row in measured], dtype=float)
         if promise.sense == "at_most":
             largest = float(values.max())
