@@ -22,7 +22,6 @@ settings of peft's ``autocast_adapter_dtype`` are the same computation: what the
 import argparse
 import copy
 import functools
-import gc
 import importlib.metadata
 import itertools
 import json
@@ -32,15 +31,11 @@ import platform
 import signal
 import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: its profiler reports on itself
 
 import numpy as np
 import torch
@@ -52,9 +47,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from linnet.llm import S2FTConfig
-from linnet.llm.layer import S2FTLayer
-from linnet.llm.linear import COLUMNS, ROWS
-from linnet.llm.serving import Bank, LoRABank
+from linnet.llm.cost import Step, free, in_turn, peak_bytes, saved_bytes, seconds, storages
+from linnet.llm.layer_work import LORA, serving, switching
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "llm.json"
@@ -195,7 +189,7 @@ def s2ft(model: Any, budget: Budget, form: str) -> Any:
     return get_peft_model(model, S2FTConfig(n_parameters=budget.n_parameters, form=form))
 
 
-FLOOR, LORA, S2FT, GATHER, HEAD, FULL = "floor", "LoRA", "S2FT", "S2FT, gather", "vocabulary head alone", "full FT"
+FLOOR, S2FT, GATHER, HEAD, FULL = "floor", "S2FT", "S2FT, gather", "vocabulary head alone", "full FT"
 LATE = "floor, to the first map trained"
 METHODS: dict[str, Callable[[Any, Budget], Any]] = {
     FLOOR: floor,
@@ -212,26 +206,8 @@ METHODS: dict[str, Callable[[Any, Budget], Any]] = {
 EVERY_ROUND = (FLOOR, LORA, S2FT, GATHER)
 
 
-class Trained:
+class Trained(Step):
     """A model under training; call it for a step."""
-
-    def __init__(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> None:
-        self.model, self.batch = model.train(), batch
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        # The fused one needs the fewest temporary copies, for all alike.
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, fused=True) if self.parameters else None
-
-    def forward(self) -> torch.Tensor:
-        return self.model(**self.batch).loss
-
-    def finish(self, loss: torch.Tensor) -> None:
-        loss.backward()
-        if self.optimizer is not None:
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-
-    def __call__(self) -> None:
-        self.finish(self.forward())
 
     def __enter__(self) -> "Trained":
         return self
@@ -246,77 +222,10 @@ def prepared(name: str, base: Any, setting: Setting, own: bool = False) -> Train
     model = METHODS[name](replica(base, own), Budget.of(base, setting.rank))
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(base.config.vocab_size, (setting.batch, setting.length), generator=draw).to(setting.device)
-    return Trained(model, {"input_ids": ids, "labels": ids})
+    return Trained(model, lambda under: under(input_ids=ids, labels=ids).loss)
 
 
 # --- what is measured -----------------------------------------------------------------------------
-
-
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(work: Callable[[], object], device: str) -> float:
-    wait(device)
-    start = time.perf_counter()
-    work()
-    wait(device)
-    return time.perf_counter() - start
-
-
-def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
-    """The bytes of each storage beneath some tensors, by its address."""
-    found: dict[int, int] = {}
-    for tensor in tensors:
-        parts = (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,)
-        found |= {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}
-    return found
-
-
-def saved_bytes(forward: Callable[[], torch.Tensor], model: nn.Module) -> tuple[torch.Tensor, int]:
-    """The loss, and the bytes that autograd keeps for its gradient: each storage once, those of the model left out."""
-    own, kept = storages(itertools.chain(model.parameters(), model.buffers())), {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.update(storages([tensor]))
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = forward()
-    return loss, sum(size for address, size in kept.items() if address not in own)
-
-
-def alive_bytes() -> int:
-    """Bytes of all tensors in the memory of the CPU, each storage once."""
-    gc.collect()
-    tensors = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor) and t.device.type == "cpu"]
-    return sum(storages(tensors).values())
-
-
-def peak_bytes(work: Callable[[], object], device: str) -> int:
-    """The most bytes that tensors take at a time while work is done: those alive before, and what is allocated."""
-    if device == "cuda":
-        wait(device)
-        torch.cuda.reset_peak_memory_stats()
-        work()
-        wait(device)
-        return torch.cuda.max_memory_allocated()
-    before = alive_bytes()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    changes = sorted((e["ts"], e["args"]["Ev Idx"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
-    return before + max(itertools.accumulate((change for *_, change in changes), initial=0))
-
-
-def free(device: str) -> None:
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
 
 
 def failure(err: RuntimeError) -> str:
@@ -383,82 +292,14 @@ def times(setting: Setting, names: list[str], rounds: int, steps: int, process: 
 # --- one layer: changing adapters, and serving many -----------------------------------------------
 
 
-def drawn_layer(width: int, dtype: torch.dtype, device: str) -> nn.Linear:
-    layer = nn.Linear(width, width, bias=False, device=device, dtype=dtype).requires_grad_(False)
-    layer.weight.normal_(std=0.02)
-    return layer
-
-
-def switching(width: int, channels: int, rank: int, dtype: torch.dtype, device: str) -> dict[str, Callable[[], None]]:
-    """By name, what changes from one adapter of a layer to the other and back, a call each."""
-    draw = np.random.default_rng(width)
-    neighbours = np.arange(2 * channels).reshape(2, -1)
-    scattered = draw.permutation(width)[: 2 * channels].reshape(2, -1)
-
-    def settled(axis: int, sets: np.ndarray) -> Callable[[], None]:
-        layer = S2FTLayer(drawn_layer(width, dtype, device), axis)
-        for name, mine in zip("ab", sets, strict=True):
-            layer.update_layer(name, mine.tolist(), "permuted", trained=False)
-            layer.s2ft_delta[name].data.normal_(std=0.01)
-        turns = itertools.cycle("ab")
-        return lambda: layer.settle(next(turns))
-
-    weight = drawn_layer(width, dtype, device).weight
-    factors = [(torch.randn(width, rank).to(weight), torch.randn(rank, width).to(weight)) for _ in range(2)]
-    pairs = itertools.cycle([factors, factors[::-1]])
-
-    @torch.no_grad()
-    def products() -> None:
-        (b, a), (d, c) = next(pairs)
-        weight.addmm_(b, a, alpha=-1e-3).addmm_(d, c, alpha=1e-3)
-
-    return {
-        "S2FT, neighbouring columns": settled(COLUMNS, neighbours),
-        "S2FT, scattered columns": settled(COLUMNS, scattered),
-        "S2FT, neighbouring rows": settled(ROWS, neighbours),
-        "LoRA": products,
-    }
-
-
-def serving(
-    width: int, n: int, length: int, channels: int, rank: int, dtype: torch.dtype, device: str
-) -> dict[str, Callable[[], torch.Tensor]]:
-    """By name, what a layer answers to a batch of n examples, each with an adapter of its own."""
-    draw = np.random.default_rng([width, n])
-    base = drawn_layer(width, dtype, device)
-    x = torch.randn(n, length, width).to(base.weight)
-    which = torch.from_numpy(draw.permutation(n)).to(device)
-    own = np.stack([draw.choice(width, channels, replace=False) for _ in range(n)])
-
-    def small(*shape: int) -> torch.Tensor:
-        return 0.01 * torch.randn(shape).to(base.weight)
-
-    def bank(axis: int) -> Callable[[], torch.Tensor]:
-        size = (n, width, channels) if axis == COLUMNS else (n, channels, width)
-        made = Bank(base, axis, torch.tensor(own, device=device), small(*size))
-        return lambda: made(x, which)
-
-    rival = LoRABank(base, small(n, rank, width), small(n, width, rank))
-    return {
-        "base alone": lambda: base(x),
-        "S2FT, columns": bank(COLUMNS),
-        "S2FT, rows": bank(ROWS),
-        "LoRA": lambda: rival(x, which),
-    }
-
-
 @torch.no_grad()
-def in_turn(
-    works: Mapping[str, Callable[[], object]], repeats: int, device: str, cell: dict, process: int
-) -> list[dict]:
-    """One row a call, after two that do not count."""
-    draw, rows = np.random.default_rng(process), []
-    for turn in range(-2, repeats):
-        for name in draw.permutation(list(works)).tolist():
-            taken = seconds(works[name], device)
-            if turn >= 0:
-                rows.append({**cell, "method": name, "process": process, "round": turn, "seconds": taken})
-    return rows
+def turns_of(works: Mapping[str, Callable[[], object]], repeats: int, device: str, cell: dict, process: int) -> list:
+    """One row a call."""
+    return [
+        {**cell, "method": name, "process": process, "round": turn, "seconds": taken}
+        for name, values in in_turn(works, repeats, device, process).items()
+        for turn, taken in enumerate(values)
+    ]
 
 
 def layer_times(cells: dict[str, list[dict]], how: dict, repeats: int, process: int, threads: int) -> list[dict]:
@@ -466,9 +307,9 @@ def layer_times(cells: dict[str, list[dict]], how: dict, repeats: int, process: 
     torch.set_num_threads(threads)
     rows = []
     for cell in cells.get("switch", []):
-        rows += in_turn(switching(**cell, **how), repeats, how["device"], {"kind": "switch", **cell}, process)
+        rows += turns_of(switching(**cell, **how), repeats, how["device"], {"kind": "switch", **cell}, process)
     for cell in cells.get("serving", []):
-        rows += in_turn(serving(**cell, **how), repeats, how["device"], {"kind": "serving", **cell}, process)
+        rows += turns_of(serving(**cell, **how), repeats, how["device"], {"kind": "serving", **cell}, process)
     return rows
 
 

@@ -175,8 +175,9 @@ def llm_verify(
     checks: Annotated[list[str] | None, typer.Argument(help="Ids such as llm/memorisation; all by default.")] = None,
     model: Annotated[str, typer.Option(help="smollm2, minilm, or the folder of a model.")] = "minilm",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    budget: Annotated[Literal["quick", "full"], typer.Option(help="How long each model is trained.")] = "full",
+    budget: Annotated[Literal["quick", "small", "full"], typer.Option(help="How long each model is trained.")] = "full",
     seed: Annotated[list[int] | None, typer.Option(help="May be given several times; five by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU; all by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of finished measurements; build/llm/MODEL.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the ledger as JSON.")] = None,
 ) -> None:
@@ -188,7 +189,7 @@ def llm_verify(
         from linnet.llm.verify import command
     except ModuleNotFoundError as err:
         raise typer.BadParameter(f"{err.name} is missing: pip install 'linnet-trials[llm]'") from None
-    raise typer.Exit(command(checks or [], model, device, budget, seed, out, json))
+    raise typer.Exit(command(checks or [], model, device, budget, seed, threads, out, json))
 
 
 def main() -> None:

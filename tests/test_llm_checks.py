@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_language import folder, reader, tokenizer, writer
+from tiny_language import folder, language, reader
 
 from linnet.cli import main
 from linnet.errors import ArgumentError, BudgetError, DataError, LinnetError, NonFiniteError
@@ -21,7 +21,6 @@ from linnet.llm.checks.base import judge, together
 from linnet.llm.checks.deltas import deltas, put
 from linnet.llm.checks.workbench import BUDGETS, TUNING_SEED, Run, Workbench, by_distance
 from linnet.llm.data.attack import Attacked
-from linnet.llm.models import LanguageModel
 from linnet.llm.systems import S2FT, AdaLoRA, BitFit, FullFT, LoRA, PrefixTuning, System, TopLayers
 from linnet.llm.training import Score
 from linnet.sweep.journal import Journal
@@ -29,14 +28,6 @@ from linnet.trials import ledger as ledgers
 
 QUICK = BUDGETS["quick"]
 SMALL = dataclasses.replace(QUICK, steps=2, batch_size=2, train=4, evaluated=4)
-
-
-def language(kind, **sizes):
-    """Return a tiny model that reads long prompts letter by letter."""
-    long = copy.deepcopy(tokenizer())
-    long.model_max_length = 512
-    model = writer(max_position_embeddings=512, **sizes) if kind == "causal" else reader()
-    return LanguageModel("tiny", kind, model.requires_grad_(False), long, {}, "a tiny model")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -677,7 +668,7 @@ def refused(result):
 
 def test_wrong_input_is_one_line(linnet, small, tmp_path):
     at = ("--model", small, "--budget", "quick", "--out", tmp_path / "out")
-    assert "no check llm/nothing; there are llm/components" in refused(linnet("llm", "verify", "llm/nothing", *at))
+    assert "no check llm/nothing; there are llm/bridge" in refused(linnet("llm", "verify", "llm/nothing", *at))
     assert "llm/fusion is for causal models; small is none" in refused(linnet("llm", "verify", "llm/fusion", *at))
     assert "no model 'nowhere'" in refused(linnet("llm", "verify", "llm/rank", "--model", "nowhere"))
     once = refused(linnet("llm", "verify", "llm/rank", *at, "--seed", 1, "--seed", 1))
@@ -723,7 +714,7 @@ def test_the_command_writes_a_ledger(linnet, small, tmp_path):
 
 def test_one_seed_is_written_without_an_interval(small, tmp_path, one_thread):
     to = tmp_path / "ledger.json"
-    verify.command(["llm/increments"], str(small), "cpu", "quick", [7], tmp_path / "out", to)
+    verify.command(["llm/increments"], str(small), "cpu", "quick", [7], 1, tmp_path / "out", to)
     (row,) = json.loads(to.read_text())["claims"]
     assert row["verdict"] == "undecided"
     assert {effect["interval"] for effect in row["effects"]} == {None}
@@ -740,7 +731,7 @@ def test_a_stopped_run_goes_on(small, tmp_path, one_thread, monkeypatch):
         return measure(self, bench, seed)
 
     monkeypatch.setattr(kind, "measure", watched)
-    asked = (["llm/increments"], str(small), "cpu", "quick", [0, 42, 421], tmp_path / "out")
+    asked = (["llm/increments"], str(small), "cpu", "quick", [0, 42, 421], 1, tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         verify.command(*asked, tmp_path / "first.json")
     assert not (tmp_path / "first.json").exists()
@@ -748,7 +739,7 @@ def test_a_stopped_run_goes_on(small, tmp_path, one_thread, monkeypatch):
     assert seen == [0, 42, 42, 421]
     verify.command(*asked, tmp_path / "third.json")
     assert seen == [0, 42, 42, 421]
-    verify.command(*asked[:5], tmp_path / "straight", tmp_path / "fourth.json")
+    verify.command(*asked[:6], tmp_path / "straight", tmp_path / "fourth.json")
 
     def effects(name):
         (row,) = json.loads((tmp_path / f"{name}.json").read_text())["claims"]
@@ -757,8 +748,27 @@ def test_a_stopped_run_goes_on(small, tmp_path, one_thread, monkeypatch):
     assert effects("second") == effects("third") == effects("fourth")
 
 
+def test_a_training_outlives_the_process(tmp_path, monkeypatch):
+    budget = dataclasses.replace(SMALL, rates=(0.5, 1.0))
+
+    def asked(journal, **changes):
+        bench = Workbench(language("causal"), dataclasses.replace(budget, **changes), archive=journal)
+        return bench.run(LoRA(rank=1), "chain_sum", 0), bench.run(S2FT(most=400, seed=1), "chain_sum", 0)
+
+    with Journal(tmp_path / "journal.sqlite", {}) as journal:
+        first = asked(journal)
+        with monkeypatch.context() as patch:
+            patch.setattr(workbench, "train", lambda *_, **__: pytest.fail("trained again"))
+            again = asked(journal)
+        other = asked(journal, steps=3)
+    for a, b, c in zip(first, again, other, strict=True):
+        assert a.row() == b.row()
+        assert c.train.losses.tolist() != a.train.losses.tolist()
+        assert b.train.correct.dtype == bool
+
+
 def test_results_of_other_code_are_not_mixed(small, tmp_path, one_thread, monkeypatch):
-    asked = (["llm/permutation"], str(small), "cpu", "quick", [0], tmp_path / "out", None)
+    asked = (["llm/permutation"], str(small), "cpu", "quick", [0], 1, tmp_path / "out", None)
     verify.command(*asked)
     monkeypatch.setattr(verify, "_code", lambda: "other")
     with pytest.raises(DataError, match="written by other versions"):

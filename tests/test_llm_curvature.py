@@ -12,21 +12,10 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import linnet as ln
 from linnet.errors import ArgumentError, NonFiniteError, NotPSDError, ShapeError
-from linnet.llm.curvature import (
-    Channels,
-    Krylov,
-    LowRank,
-    Objective,
-    compared,
-    disturbance,
-    extremes,
-    flat,
-    model_loss,
-    norm,
-    sensitivity,
-    solve,
-    trace,
-)
+from linnet.llm.krylov import Krylov, extremes, solve, trace
+from linnet.llm.objective import Channels, LowRank, Objective, disturbance, model_loss
+from linnet.llm.sensitivity import compared, sensitivity
+from linnet.llm.vectors import flat, norm
 from linnet.sweep.studies.sensitivity import quadratic, readings
 
 NAMES = ["bert.encoder.layer.0.output.dense.weight", "bert.encoder.layer.1.attention.self.query.weight"]

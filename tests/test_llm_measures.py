@@ -12,7 +12,7 @@ import linnet as ln
 from linnet.errors import ArgumentError, NonFiniteError, RankError, ShapeError
 from linnet.llm import bridge, capacity, spectrum
 from linnet.llm.capacity import Layer, layer_displacement, network_displacements, spectral_norm, stack_displacement
-from linnet.llm.curvature import Objective
+from linnet.llm.objective import Objective, model_loss
 from linnet.sweep.studies.capacity import bounds
 from linnet.trials import Activated
 from linnet.trials.algebra import FloatMatrix
@@ -440,8 +440,6 @@ def test_cutting_full_fine_tuning_costs_what_the_core_says(linear):
 def test_what_no_quadratic_costs_is_seen_by_the_points_on_the_way(bert):
     names = [f"{module}.weight" for module, _ in FFN]
     parameters = dict(bert.named_parameters())
-    from linnet.llm.curvature import model_loss
-
     loss = model_loss(bert, names, lambda call: cross_entropy(call(input_ids=IDS).logits, torch.tensor([0, 2])))
     objective = Objective([loss], [parameters[n] for n in names])
     increments = list(small(bert, names, scale=0.3).values())
@@ -618,7 +616,7 @@ def losses(model, masks=None):
 def test_a_gradient_target_has_the_loss_own_gradient_and_lowers_it(bert):
     name = FFN[1][0]
     layer, runs = bert.get_submodule(name), losses(bert)
-    seen = bridge.collect(bert, name, runs, gradient=True)
+    seen = bridge.collect(bert, [name], runs, gradient=True)[name]
     assert seen.inputs.shape == (24, 12)
     assert seen.outputs.shape == (24, 8)
     assert seen.loss == pytest.approx(sum(run(bert).item() for run in runs) / 2, rel=1e-12)
@@ -644,18 +642,30 @@ def test_a_gradient_target_has_the_loss_own_gradient_and_lowers_it(bert):
 def test_collecting_keeps_what_masks_say(bert):
     masks = [torch.tensor([[1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]), torch.ones(2, 6)]
     name, runs = FFN[1][0], losses(bert)
-    every = bridge.collect(bert, name, runs, gradient=True)
-    some = bridge.collect(bert, name, runs, masks=masks, gradient=True)
+    every = bridge.collect(bert, [name], runs, gradient=True)[name]
+    some = bridge.collect(bert, [name], runs, masks=masks, gradient=True)[name]
     keep = torch.cat([m.reshape(-1) for m in masks]).bool()
     for field in ("inputs", "outputs", "gradient"):
         assert torch.equal(getattr(some, field), getattr(every, field)[keep])
     with torch.no_grad():
-        plain = bridge.collect(bert, name, runs)
+        plain = bridge.collect(bert, [name], runs)[name]
     assert plain.gradient is None
     assert torch.equal(plain.inputs, every.inputs)
     targets = bridge.gradient_targets(bert, name, runs, some, masks=masks, steps=[0.01])
     assert targets.values.shape == (15, 8)
     assert targets.after < targets.before
+
+
+def test_layers_are_collected_together_as_each_alone(bert):
+    names = [FFN[1][0], "bert.encoder.layer.0.attention.self.query", FFN[0][0]]
+    together = bridge.collect(bert, names, losses(bert), gradient=True)
+    assert list(together) == names
+    for name in names:
+        alone = bridge.collect(bert, [name], losses(bert), gradient=True)[name]
+        for field in ("inputs", "outputs", "gradient"):
+            torch.testing.assert_close(getattr(together[name], field), getattr(alone, field), rtol=1e-12, atol=1e-15)
+    with pytest.raises(ArgumentError, match="0 layers"):
+        bridge.collect(bert, [], losses(bert))
 
 
 def test_a_teacher_is_followed_to_the_end_by_full_fine_tuning():
@@ -676,21 +686,21 @@ def test_a_teacher_is_followed_to_the_end_by_full_fine_tuning():
 def test_what_the_bridge_refuses(bert):
     name, runs = FFN[1][0], losses(bert)
     before = hooks(bert)
-    seen = bridge.collect(bert, name, runs, gradient=True)
+    seen = bridge.collect(bert, [name], runs, gradient=True)[name]
     with pytest.raises(ArgumentError, match="no module of the model"):
-        bridge.collect(bert, "x", runs)
+        bridge.collect(bert, ["x"], runs)
     with pytest.raises(ArgumentError, match="a LayerNorm of the model"):
-        bridge.collect(bert, "bert.embeddings.LayerNorm", runs)
-    with pytest.raises(ArgumentError, match="give a mask for each"):
-        bridge.collect(bert, name, runs, masks=[])
+        bridge.collect(bert, ["bert.embeddings.LayerNorm"], runs)
+    with pytest.raises(ArgumentError, match="a mask for each"):
+        bridge.collect(bert, [name], runs, masks=[])
     with pytest.raises(ArgumentError, match=r"calls .* 2 times"):
-        bridge.collect(bert, name, [lambda m: [m(input_ids=IDS), m(input_ids=IDS)]])
+        bridge.collect(bert, [name], [lambda m: [m(input_ids=IDS), m(input_ids=IDS)]])
     with pytest.raises(ArgumentError, match="no loss"):
-        bridge.collect(bert, name, [lambda m: m(input_ids=IDS)], gradient=True)
+        bridge.collect(bert, [name], [lambda m: m(input_ids=IDS)], gradient=True)
     with pytest.raises(ShapeError, match="a mask of shape"):
-        bridge.collect(bert, name, runs, masks=[torch.ones(2, 5)] * 2)
+        bridge.collect(bert, [name], runs, masks=[torch.ones(2, 5)] * 2)
     with pytest.raises(ArgumentError, match="collect with gradient=True"):
-        bridge.gradient_targets(bert, name, runs, bridge.collect(bert, name, runs))
+        bridge.gradient_targets(bert, name, runs, bridge.collect(bert, [name], runs)[name])
     with pytest.raises(ArgumentError, match="no step lowers"):
         bridge.gradient_targets(bert, name, runs, seen, steps=[0.0])
     with pytest.raises(ShapeError, match="a weight of shape"):

@@ -14,7 +14,7 @@ from torch import nn
 from transformers_at_hand import NAMES, batch, same, tiny, weights
 
 from linnet.errors import AdapterError, ArgumentError, ChannelError, ShapeError
-from linnet.llm import S2FTConfig
+from linnet.llm import S2FTConfig, cost
 from linnet.llm.linear import COLUMNS, ROWS, put, take
 from linnet.llm.serving import BASE, Bank, LoRABank, Server
 
@@ -230,19 +230,19 @@ TINY = {"shape": "tiny", "length": 16, "batch": 2, "dtype": "fp32", "device": "c
 @pytest.mark.parametrize(
     ("trained", "expected"), [((), 0), ((0,), 7 * 64 * 4), ((0, 1), 7 * 64 * 4), ((2,), 7 * 32 * 4)]
 )
-def test_bytes_kept_for_the_backward_pass_are_those_counted_by_hand(bench, trained, expected):
+def test_bytes_kept_for_the_backward_pass_are_those_counted_by_hand(trained, expected):
     """Of a frozen map nothing is kept but its weight, which is the model's; of a trained one its input, once."""
     model = nn.ModuleList([nn.Linear(64, 32, bias=False), nn.Linear(64, 32, bias=False), nn.Linear(32, 8, bias=False)])
     for i, layer in enumerate(model):
         layer.requires_grad_(i in trained)
     x = torch.randn(7, 64).requires_grad_()
-    loss, kept = bench.saved_bytes(lambda: model[2](model[0](x) + model[1](x)).sum(), model)
+    loss, kept = cost.saved_bytes(lambda: model[2](model[0](x) + model[1](x)).sum(), model)
     assert kept == expected
     loss.backward()
     assert x.grad is not None
 
 
-def test_bytes_kept_in_sparse_tensors_count(bench):
+def test_bytes_kept_in_sparse_tensors_count():
     values = torch.ones(3, requires_grad=True)
     x = torch.randn(4, 2)
 
@@ -250,13 +250,13 @@ def test_bytes_kept_in_sparse_tensors_count(bench):
         return torch.sparse.mm(torch.sparse_coo_tensor(torch.tensor([[0, 1, 2], [0, 1, 3]]), values, (3, 4)), x).sum()
 
     with warnings.catch_warnings(action="ignore"):
-        _, kept = bench.saved_bytes(forward, nn.Module())
+        _, kept = cost.saved_bytes(forward, nn.Module())
     assert kept >= 2 * 3 * 8 + 4 * 2 * 4  # indices, and the dense factor
 
 
-def test_the_peak_is_that_counted_by_hand(bench):
+def test_the_peak_is_that_counted_by_hand():
     held = [torch.ones(1000)]
-    before = bench.alive_bytes()
+    before = cost.alive_bytes()
 
     def work():
         one = held[0] + 1  # 4000 bytes
@@ -266,9 +266,9 @@ def test_the_peak_is_that_counted_by_hand(bench):
         del two, three
         torch.ones(2000)  # 8000
 
-    assert bench.peak_bytes(work, "cpu") == before + 12000
+    assert cost.peak_bytes(work, "cpu") == before + 12000
     held.clear()
-    assert bench.alive_bytes() == before - 4000
+    assert cost.alive_bytes() == before - 4000
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,13 @@
 """A tokenizer of letters, and tiny models that go with it."""
 
+import copy
 import functools
 
 import torch
 import transformers as t
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from linnet.llm.models import LanguageModel
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 WORDS = ["Ġyes", "Ġno"]
@@ -61,6 +64,14 @@ def reader(seed=0, dtype=torch.float64, dropout=0.1):
         pad_token_id=1,
     )
     return t.BertModel(config, add_pooling_layer=False).to(dtype).eval()
+
+
+def language(kind, **sizes):
+    """Return a tiny model that reads long prompts letter by letter."""
+    long = copy.deepcopy(tokenizer())
+    long.model_max_length = 512
+    model = writer(max_position_embeddings=512, **sizes) if kind == "causal" else reader()
+    return LanguageModel("tiny", kind, model.requires_grad_(False), long, {}, "a tiny model")
 
 
 def folder(path, model):

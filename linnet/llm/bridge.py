@@ -41,7 +41,7 @@ STEPS = tuple(2.0**-k for k in range(-2, 8))
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """What one linear layer sees of a set of examples, a row a token.
+    """What a linear layer sees of a set of examples, a row a token.
 
     Attributes:
         inputs: h, (tokens, d_in).
@@ -57,57 +57,92 @@ class Activations:
 
 
 def collect(
-    model: nn.Module, name: str, runs: Sequence[Run], *, masks: Sequence[Tensor] | None = None, gradient: bool = False
-) -> Activations:
-    """Return what a linear layer sees, on the CPU, and the loss' gradient in what it says.
+    model: nn.Module,
+    names: Sequence[str],
+    runs: Sequence[Run],
+    *,
+    masks: Sequence[Tensor] | None = None,
+    gradient: bool = False,
+) -> dict[str, Activations]:
+    """Return what linear layers see, on the CPU, and the loss' gradients in what they say, by the name of the layer.
 
-    The gradient is taken from the layer's outputs upwards: nothing below it is differentiated.
+    Gradients are taken from the outputs of the lowest layer upwards: nothing below it is differentiated.
 
     Args:
         model: in evaluation mode.
-        name: of an nn.Linear in it, which each run calls once.
+        names: of nn.Linear in it, which each run calls once.
         runs: one a batch.
         masks: (batch, length) for each run, of the tokens to keep; all by default.
-        gradient: whether to take it; the runs then return the loss.
+        gradient: whether to take them; the runs then return the loss.
 
     Raises:
-        ArgumentError: no run, no such layer, one that a run calls twice or not at all, or no loss where one is needed.
+        ArgumentError: no run, no layer, no such layer, one that a run calls twice or not at all, or no loss where one
+            is needed.
         ShapeError: a mask that does not fit.
         NonFiniteError: activations or gradients are NaN or infinite.
     """
-    if not runs or (masks is not None and len(masks) != len(runs)):
+    if not runs or not names or (masks is not None and len(masks) != len(runs)):
         raise ArgumentError(
-            f"{len(runs)} runs and {0 if masks is None else len(masks)} masks; give a mask for each run"
+            f"{len(names)} layers, {len(runs)} runs and {0 if masks is None else len(masks)} masks; give at least one "
+            "layer and run, and a mask for each run"
         )
-    layer = _linear(model, name)
-    parts: list[list[Tensor]] = []
+    layers = {name: _linear(model, name) for name in names}
+    parts: dict[str, list[list[Tensor]]] = {name: [] for name in names}
     total = 0.0
     for i, run in enumerate(runs):
-        seen: list[tuple[Tensor, Tensor]] = []
-
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            leaf = output.detach().requires_grad_(gradient)
-            seen.append((args[0].detach(), leaf))  # noqa: B023 - the hook lives within this turn of the loop
-            return leaf
-
-        handle = layer.register_forward_hook(hook)
-        try:
-            with torch.set_grad_enabled(gradient):
-                loss = run(model)
-        finally:
-            handle.remove()
-        if len(seen) != 1:
-            raise ArgumentError(f"run {i} calls {name} {len(seen)} times; its inputs are those of one call a run")
-        found = list(seen[0])
+        seen, loss = _one_run(model, layers, run, i, gradient)
+        outputs = [seen[name][1] for name in names]
+        slopes: Sequence[Tensor] = ()
         if gradient:
             total += float(_scalar(loss, i).detach()) / len(runs)
-            found += torch.autograd.grad(loss, [seen[0][1]])
-        parts.append([_rows(t.detach(), None if masks is None else masks[i]) for t in found])
+            slopes = torch.autograd.grad(loss, outputs, materialize_grads=True)
+        for k, name in enumerate(names):
+            found = [seen[name][0], outputs[k].detach(), *slopes[k : k + 1]]
+            parts[name].append([_rows(t, None if masks is None else masks[i]) for t in found])
+    return {name: _joined(name, parts[name], total) for name in names}
+
+
+def _one_run(
+    model: nn.Module, layers: Mapping[str, nn.Linear], run: Run, i: int, gradient: bool
+) -> tuple[dict[str, tuple[Tensor, Tensor]], Any]:
+    """Return inputs and outputs of the layers in one run, and what it returns."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
+
+    def watched(name: str) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            # Outputs that depend on a layer below carry its gradient on; the lowest is where it ends.
+            out = output if output.requires_grad else output.detach().requires_grad_(gradient)
+            seen[name].append((args[0].detach(), out))
+            return out
+
+        return hook
+
+    frozen = [p for p in model.parameters() if p.requires_grad]
+    handles = [layer.register_forward_hook(watched(name)) for name, layer in layers.items()]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        with torch.set_grad_enabled(gradient):
+            loss = run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    for name, calls in seen.items():
+        if len(calls) != 1:
+            raise ArgumentError(f"run {i} calls {name} {len(calls)} times; its inputs are those of one call a run")
+    return {name: calls[0] for name, calls in seen.items()}, loss
+
+
+def _joined(name: str, parts: list[list[Tensor]], loss: float) -> Activations:
     joined = [torch.cat(p) for p in zip(*parts, strict=True)]
     for t in joined:
         if not bool(torch.isfinite(t).all()):
             raise NonFiniteError(f"activations or gradients of {name} are NaN or infinite; compute in float32")
-    return Activations(joined[0], joined[1], joined[2] if gradient else None, total if gradient else None)
+    if len(joined) == 2:
+        return Activations(joined[0], joined[1])
+    return Activations(joined[0], joined[1], joined[2], loss)
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:
@@ -166,8 +201,9 @@ def gradient_targets(
     """Return y = z - step g for the step, of those given, whose targets have the least loss.
 
     Args:
-        model, name, runs, masks: as for :func:`collect`.
-        activations: collected from them, with the gradient.
+        model, runs, masks: as for :func:`collect`.
+        name: of the layer.
+        activations: of the layer, collected from them with the gradient.
         steps: in units of rms(z) / rms(g).
 
     Raises:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from linnet.errors import ArgumentError, NonFiniteError, ShapeError
-from linnet.llm.curvature import extremes, require_parameters
+from linnet.llm.krylov import extremes
+from linnet.llm.objective import require_parameters
 
 EXACT = 4096
 """The smaller side of the largest matrix whose norm is computed from all of its singular values."""

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from linnet.errors import ArgumentError, NonFiniteError, RankError, ShapeError
-from linnet.llm.curvature import Objective, dot, flat, norm
+from linnet.llm.objective import Objective
+from linnet.llm.vectors import dot, flat, norm
 
 Increments = Mapping[str, Tensor]
 """What training added to weights, by the name of the parameter."""

@@ -138,6 +138,7 @@ def command(
     device: str,
     budget: str,
     seeds: Sequence[int] | None,
+    threads: int | None,
     out: Path | None,
     to: Path | None,
 ) -> int:
@@ -147,8 +148,9 @@ def command(
         names: ids of checks; all if none.
         model: smollm2, minilm or a folder.
         device: cpu or cuda.
-        budget: quick or full.
+        budget: quick, small or full.
         seeds: one measurement each; by default the five of the workbench.
+        threads: of the CPU; as many as there are if None. More than are free are much slower than one.
         out: folder in which finished measurements are kept.
         to: where to write the ledger.
 
@@ -163,7 +165,7 @@ def command(
     seeds = SEEDS if seeds is None else seeds
     if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
         raise ArgumentError(f"seeds are whole numbers from 0, at least one, each once; given: {list(seeds)}")
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads or os.cpu_count() or 1)
     language = load(model, device)
     checks = chosen(names, language)
     where = out or Path("build") / "llm" / language.name
@@ -177,7 +179,6 @@ def command(
             **{name: version(name) for name in PACKAGES},
             **language.versions,
         }
-        bench = Workbench(language, BUDGETS[budget], device)
         console = Console(stderr=True)
         found: list[Finding] = []
         with (
@@ -190,6 +191,7 @@ def command(
                 disable=not console.is_terminal,
             ) as bar,
         ):
+            bench = Workbench(language, BUDGETS[budget], device, journal)
             line = bar.add_task(f"0 of {len(checks)}")
 
             def tell(doing: str) -> None:

@@ -1,4 +1,4 @@
-"""What adapters add to the weights of a model, as plain matrices."""
+"""What training adds to the weights of a model, as plain matrices; and the plain model that it makes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from linnet.errors import AdapterError
 from linnet.llm import structure
+from linnet.llm.checks.workbench import Workbench
 from linnet.llm.layer import S2FTLayer
+from linnet.llm.systems.base import Prepared
 
 
 @torch.no_grad()
@@ -45,3 +47,23 @@ def put(model: nn.Module, increments: Mapping[str, Tensor], weight: float = 1.0)
     for name, delta in increments.items():
         matrix = structure.weight(model.get_submodule(name))
         matrix.add_(delta.to(matrix), alpha=weight)
+
+
+@torch.no_grad()
+def merged(bench: Workbench, prepared: Prepared, name: str, seed: int) -> nn.Module:
+    """Return a plain model, in evaluation mode and frozen, that computes what a trained one does: its heads are those.
+
+    Args:
+        bench: where it was trained.
+        prepared: by a system that changes the weights themselves, or whose adapters stand beside linear maps.
+        name: of the task.
+        seed: by which it was trained.
+    """
+    model = bench.fresh(bench.task(name, seed), seed).eval().requires_grad_(False)
+    if any(isinstance(module, BaseTunerLayer) for module in prepared.model.modules()):
+        put(model, deltas(prepared.model))
+        for head in bench.heads:
+            model.get_submodule(head).load_state_dict(prepared.model.get_submodule(head).state_dict())
+    else:
+        model.load_state_dict(prepared.model.state_dict())
+    return model

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,15 +30,15 @@ SEEDS = (0, 42, 421, 520, 1228)
 TUNING_SEED = 7
 """Learning rates are chosen on it; results never are."""
 RATES: Mapping[str, float] = {
-    "FullFT": 1e-4,
-    "TopLayers": 1e-4,
-    "LISA": 1e-4,
+    "FullFT": 3e-4,
+    "TopLayers": 3e-4,
+    "LISA": 3e-4,
     "GaLore": 1e-3,
-    "S2FT": 1e-3,
-    "SpFT": 1e-3,
-    "BitFit": 3e-3,
-    "LoRA": 1e-3,
-    "DoRA": 1e-3,
+    "S2FT": 3e-3,
+    "SpFT": 3e-3,
+    "BitFit": 1e-2,
+    "LoRA": 3e-3,
+    "DoRA": 3e-3,
     "AdaLoRA": 3e-3,
     "IA3": 1e-2,
     "PrefixTuning": 1e-2,
@@ -74,8 +76,11 @@ class Budget:
 
 BUDGETS: Mapping[str, Budget] = {
     "quick": Budget(steps=6, batch_size=4, train=24, evaluated=16, tokens=24, rates=(1.0,), attacked=2, queries=12),
+    "small": Budget(
+        steps=20, batch_size=8, train=200, evaluated=50, tokens=32, rates=(1 / 3, 1.0), attacked=10, queries=20
+    ),
     "full": Budget(
-        steps=60, batch_size=16, train=200, evaluated=200, tokens=48, rates=(1 / 3, 1.0, 3.0), attacked=20, queries=40
+        steps=40, batch_size=8, train=200, evaluated=100, tokens=40, rates=(1 / 3, 1.0, 3.0), attacked=20, queries=40
     ),
 }
 
@@ -96,6 +101,35 @@ class Run:
     train: Score
     scores: Mapping[str, Score]
 
+    def row(self) -> dict[str, Any]:
+        """Return what an archive keeps."""
+        scores = {name: _plain(score) for name, score in self.scores.items()}
+        return {"n_parameters": self.n_parameters, "rate": self.rate, "train": _plain(self.train), "scores": scores}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return the run that an archive kept."""
+        scores = {name: _score(kept) for name, kept in row["scores"].items()}
+        return cls(row["n_parameters"], row["rate"], _score(row["train"]), scores)
+
+
+def _plain(score: Score) -> dict[str, list[float]]:
+    return {"losses": score.losses.tolist(), "correct": score.correct.tolist()}
+
+
+def _score(kept: Mapping[str, list[float]]) -> Score:
+    return Score(np.array(kept["losses"]), np.array(kept["correct"], dtype=bool))
+
+
+class Archive(Protocol):
+    """What outlives the process: a journal."""
+
+    def add(self, key: str, rows: str | None, error: str | None) -> None:
+        """Keep rows, as JSON, under a key."""
+
+    def rows(self, key: str) -> list[dict[str, Any]]:
+        """Return the rows that were kept under a key; none if nothing was."""
+
 
 @dataclass
 class Workbench:
@@ -105,11 +139,13 @@ class Workbench:
         language: the model.
         budget: what a training may cost.
         device: where it is computed.
+        archive: keeps learning rates and scores of trainings, so that a run that was stopped does not train again.
     """
 
     language: LanguageModel
     budget: Budget
     device: str = "cpu"
+    archive: Archive | None = None
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def once(self, key: Any, make: Callable[[], Made]) -> Made:
@@ -118,6 +154,21 @@ class Workbench:
             self._kept[key] = make()
         made: Made = self._kept[key]
         return made
+
+    def _for_good(self, key: tuple[Any, ...], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what was made under a key before, in this process or another of the same archive."""
+
+        def kept() -> dict[str, Any]:
+            written = json.dumps([*key, repr(self.budget)])
+            found = self.archive.rows(written) if self.archive else []
+            if found:
+                return found[0]
+            made = make()
+            if self.archive:
+                self.archive.add(written, json.dumps([made]), None)
+            return made
+
+        return self.once(key, kept)
 
     # --- tasks ------------------------------------------------------------------------------------
 
@@ -230,15 +281,16 @@ class Workbench:
         """Return what training on a task leads to; the same training is done once."""
         task = self.task(name, seed, train=train)
 
-        def made() -> Run:
+        def made() -> dict[str, Any]:
             rate = self.rate(recipe, name, train=train)
             with self._trained(system, task, seed, rate) as (prepared, ask):
                 scores = {n: evaluate(prepared.model, ask, s.examples) for n, s in task.evaluation.items()}
                 learned = evaluate(prepared.model, ask, task.train[: self.budget.evaluated])
-                return Run(prepared.n_parameters, rate, learned, scores)
+                return Run(prepared.n_parameters, rate, learned, scores).row()
 
         system = _made(recipe, seed)
-        return self.once(("run", repr(system), name, seed, len(task.train)), made)
+        key = (repr(system), name, seed, len(task.train))
+        return self.once(("read", *key), lambda: Run.of(self._for_good(("run", *key), made)))
 
     def untrained(self, name: str, seed: int) -> Mapping[str, Score]:
         """Return the scores of the model as it came, on a task's evaluation sets."""
@@ -265,7 +317,9 @@ class Workbench:
         if len(tried) == 1:
             return tried[0]
         task = self.task(name, TUNING_SEED, train=train)
-        return self.once(("rate", repr(system), name, len(task.train)), lambda: self._best(system, task, tried))
+        key = ("rate", repr(system), name, len(task.train))
+        best: float = self._for_good(key, lambda: {"rate": self._best(system, task, tried)})["rate"]
+        return best
 
     def _best(self, system: System, task: Task, tried: list[float]) -> float:
         inside = next(s for s in task.evaluation.values() if s.distance == "in")
