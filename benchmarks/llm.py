@@ -27,7 +27,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
 import signal
 import statistics
 import sys
@@ -49,6 +48,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from linnet.llm import S2FTConfig
 from linnet.llm.cost import Step, free, in_turn, peak_bytes, saved_bytes, seconds, storages
 from linnet.llm.layer_work import LORA, serving, switching
+from linnet.llm.verify import device_name
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "llm.json"
@@ -528,6 +528,7 @@ def figure(result: dict) -> Any:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import seaborn as sns
+    from matplotlib.ticker import LogLocator
 
     sns.set_theme(style="ticks", context="paper", font_scale=1.1)
     drawn, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
@@ -549,6 +550,8 @@ def figure(result: dict) -> Any:
         ticks = sorted(at)[:: 2 if len(at) > 5 else 1]
         ax.set_xticks(ticks, labels=ticks)
         ax.minorticks_off()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.legend(frameon=False)
         sns.despine(ax=ax)
     return drawn
@@ -623,13 +626,14 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parsed(arguments)
+    torch.set_num_threads(options.threads)
     console = Console(width=None if sys.stdout.isatty() else 150)
     run = (lambda work, *args: work(*args)) if options.quick else apart
     results: dict[str, Any] = {"cpu": "not measured", "cuda": "not measured"}
     if options.out and options.out.exists():
         results |= json.loads(options.out.read_text(encoding="utf-8"))
     here = {
-        "processor": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor(),
+        "device": device_name(options.device),
         "cores": os.cpu_count(),
         "threads": options.threads,
         "processes": options.processes,
