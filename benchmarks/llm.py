@@ -557,6 +557,23 @@ def figure(result: dict) -> Any:
     return drawn
 
 
+def caption(result: dict, here: dict) -> str:
+    """Return the text of the figure."""
+    channels, rank, dtype = (result["switch"][key] for key in ("channels", "rank", "dtype"))
+    return f"""# Changing adapters, and serving many
+
+*One linear layer, as many outputs as inputs. Left: from one adapter of S2FT with {channels} channels, or LoRA of rank
+{rank}, to another, over the width. Right: one product of the widest layer for a batch, each example with its own
+adapter. Medians of {here["processes"]} processes; {dtype}, {here["device"]}.*
+
+LoRA's product reaches every entry of the weight, S2FT's increment as many as the width times its channels. That is
+linear in the width where copying takes the time, and constant below; and it takes channels that lie together, as S2FT's
+reordering leaves them: scattered columns cost many times as much.
+
+Numbers: `benchmarks/results/llm.json`; again by `python benchmarks/llm.py` (yang2024, Figure 6).
+"""
+
+
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -588,8 +605,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         "dtype": "bf16" if cuda else "fp32",
         "lengths": [512, 1024] if cuda else [512],
         "batches": [1, 2] if cuda else [1],
-        "processes": 2 if cuda else 4,
-        "rounds": 3 if cuda else 5,
+        "processes": 2 if cuda else 5,
+        "rounds": 3 if cuda else 8,
         "steps": 5 if cuda else 1,
         "channels": 32,
         "widths": [512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192],
@@ -660,6 +677,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.figure.parent.mkdir(parents=True, exist_ok=True)
         for kind in ("png", "pdf"):
             drawn.savefig(options.figure.with_suffix(f".{kind}"), dpi=200)
+        options.figure.with_suffix(".md").write_text(caption(found, here), encoding="utf-8")
     return 0
 
 

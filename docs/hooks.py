@@ -54,6 +54,7 @@ THEMES = {
     "What is forgotten": ("forgetting", "forgetting-data", "memorisation", "memorisation-digits"),
     "Which channels": ("selection", "selection-digits", "fusion"),
     "Weights, layers and steps": ("capacity", "sensitivity", "increments", "descent", "width"),
+    "Language models": ("serving",),
 }
 """The order of the gallery; pictures that stand in no theme come last, under a heading of their own."""
 OTHERS = "Others"
@@ -150,6 +151,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         "notebooks": _list_of_notebooks,
         "other proofs": _other_proofs,
         "budgets": _budgets,
+        "costs": _costs,
         "findings": _findings,
         "systems": _systems,
     }
@@ -351,6 +353,48 @@ def _effects(row: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _costs(_: str) -> str:
+    """Return what a training step costs under every method, as the last benchmark measured it, and on what."""
+    file = ROOT / "benchmarks" / "results" / "llm.json"
+    measured = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    out: list[str] = []
+    for device in ("cpu", "cuda"):
+        if not isinstance(measured.get(device), dict):
+            out += ["", f"On {'a GPU' if device == 'cuda' else 'a CPU'}: not measured."]
+            continue
+        for run in measured[device]["train"]:
+            out += [
+                "",
+                f"**{run['shape']}**, {run['dtype']}, {run['length']} tokens, batch {run['batch']}; "
+                f"{run['on']['device']}, torch {run['on']['versions']['torch']}, peft {run['on']['versions']['peft']}:",
+                "",
+                "| time | trained | seconds | over the floor | over LoRA |",
+                "| --- | ---: | ---: | --- | --- |",
+                *(_time(row) for row in run["methods"]),
+                "",
+                "| memory | peak, MB | over the floor | over LoRA | kept for backward, MB |",
+                "| --- | ---: | ---: | ---: | ---: |",
+                *(_memory(row) for row in run["methods"]),
+            ]
+    return "\n".join(out)
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    if "seconds" not in row:
+        return f"| {row['method']} | | {row.get('failed', 'did not fit')} | | |"
+    found = [(row.get(to) or {}).get("seconds") for to in ("to_floor", "to_lora")]
+    ratios = [f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})".replace(" to ", "–") if r else "" for r in found]
+    return f"| {row['method']} | {row['trained']:,} | {row['seconds']:.2f} | {' | '.join(ratios)} |"
+
+
+def _memory(row: Mapping[str, Any]) -> str:
+    if "peak" not in row:
+        return f"| {row['method']} | {row.get('failed', 'did not fit')} | | | |"
+    found = [(row.get(to) or {}).get("peak") for to in ("to_floor", "to_lora")]
+    ratios = [f"{r:.3f}" if r else "" for r in found]
+    return f"| {row['method']} | {row['peak'] / 1e6:,.0f} | {' | '.join(ratios)} | {row['saved'] / 1e6:,.0f} |"
+
+
 def _budgets(_: str) -> str:
     """Return what each budget of a measurement is, one a row."""
     from linnet.llm.checks.workbench import BUDGETS
@@ -385,15 +429,15 @@ def _systems(_: str) -> str:
         model = AutoModelForCausalLM.from_config(shape)
     budget = sum(p.numel() for p in model.parameters()) // 100
     out = [
-        f"| system | from | code | merges | many in a batch | at most {budget:,} at a time | can change |",
-        "| --- | --- | --- | --- | --- | --- | ---: |",
+        f"| system | from | merges | in one batch | at {budget:,} | can change |",
+        "| --- | --- | --- | --- | --- | ---: |",
     ]
     for row in table(model, budget):
         yes = ["yes" if value else "no" for value in (row.merges, row.batches)]
         size = f"`{row.instance}`" if row.instance and row.n_moments and row.n_moments <= budget else "does not fit"
         size = "finds no biases" if "no biases" in row.why_not else size
         changed = "" if row.n_parameters is None else f"{row.n_parameters:,}"
-        out.append(f"| {row.name} | {row.source} | {row.origin} | {' | '.join(yes)} | {size} | {changed} |")
+        out.append(f"| {row.name} | {row.source.partition(' (')[0]} | {' | '.join(yes)} | {size} | {changed} |")
     return "\n".join(out)
 
 

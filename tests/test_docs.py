@@ -379,6 +379,19 @@ def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
     assert "{ #tiny-some }" in made
 
 
+def test_costs_are_those_of_the_benchmark(hooks, tmp_path, monkeypatch):
+    made = hooks._costs("")
+    stored = json.loads((ROOT / "benchmarks" / "results" / "llm.json").read_text(encoding="utf-8"))
+    for device, said in (("cpu", "On a CPU: not measured."), ("cuda", "On a GPU: not measured.")):
+        assert (said in made) == (stored[device] == "not measured")
+    (run,) = stored["cpu"]["train"]
+    for row in run["methods"]:
+        assert f"| {row['method']} | {row['trained']:,} | {row['seconds']:.2f} |" in made
+        assert f"| {row['method']} | {row['peak'] / 1e6:,.0f} | {row['to_floor']['peak']:.3f} |" in made
+    monkeypatch.setattr(hooks, "ROOT", tmp_path)
+    assert hooks._costs("").split("\n")[1::2] == ["On a CPU: not measured.", "On a GPU: not measured."]
+
+
 def test_budgets_and_systems_are_those_of_the_code(hooks):
     from linnet.llm.checks.workbench import BUDGETS
     from linnet.llm.systems import SYSTEMS
@@ -386,14 +399,15 @@ def test_budgets_and_systems_are_those_of_the_code(hooks):
     made = hooks._budgets("")
     assert [line.split("|")[1].strip() for line in made.splitlines()[2:]] == [f"`{name}`" for name in BUDGETS]
     rows = hooks._systems("").splitlines()
-    assert "at most 1,345,150 at a time" in rows[0]
+    assert "| at 1,345,150 |" in rows[0]
     assert len(rows) == 2 + len(SYSTEMS)
-    assert any("| S2FT | yang2024 | linnet | yes | yes |" in row for row in rows)
+    assert any("| S2FT | yang2024 | yes | yes |" in row for row in rows)
 
 
-def test_the_gallery_has_a_place_for_every_experiment(hooks):
+def test_the_gallery_has_a_place_for_every_picture(hooks):
     placed = [name for names in hooks.THEMES.values() for name in names]
-    assert sorted(placed) == sorted(path.stem for path in (ROOT / "experiments").glob("*.toml"))
+    assert sorted(placed) == sorted([*(path.stem for path in (ROOT / "experiments").glob("*.toml")), "serving"])
+    assert set(placed) == {path.stem for path in hooks._pictures()}
 
 
 def test_the_theory_checks_itself():

@@ -16,7 +16,18 @@ from tiny_language import folder, language, reader
 from linnet.cli import main
 from linnet.errors import ArgumentError, BudgetError, DataError, LinnetError, NonFiniteError
 from linnet.llm import models, structure, verify
-from linnet.llm.checks import CHECKS, Promise, components, fusion, increments, rank, robustness, selection, workbench
+from linnet.llm.checks import (
+    CHECKS,
+    Promise,
+    components,
+    fusion,
+    increments,
+    matched,
+    rank,
+    robustness,
+    selection,
+    workbench,
+)
 from linnet.llm.checks.base import judge, together
 from linnet.llm.checks.deltas import deltas, put
 from linnet.llm.checks.workbench import BUDGETS, TUNING_SEED, Run, Workbench, by_distance
@@ -330,8 +341,8 @@ def score(loss):
     return Score(np.array([loss]), np.array([True]))
 
 
-def told(kind, losses, **sizes):
-    out = Told(language(kind, **sizes), SMALL)
+def told(kind, losses, budget=SMALL, **sizes):
+    out = Told(language(kind, **sizes), budget)
     out.told = losses
     return out
 
@@ -404,10 +415,18 @@ def test_figure_2_agrees_with_its_paper():
     def loss(system, distance, n):
         return full[n // 2] if isinstance(system, FullFT) else 1.0
 
-    found = measured("llm/data", told("encoder", loss))
+    found = measured("llm/data", told("encoder", loss, dataclasses.replace(SMALL, steps=200)))
     assert found == pytest.approx(
         {"5 a class": 0.3, "10 a class": 0.2, "50 a class": 0.1, "100 a class": 0.2, "200 a class": 0.3, "gain": 0.6}
     )
+
+
+@pytest.mark.parametrize(("steps", "most"), [(1, 10), (50, 50), (99, 50), (100, 100), (200, 200)])
+def test_sizes_that_a_training_cannot_see_are_left_out(steps, most):
+    bench = told("encoder", lambda *_: 1.0, dataclasses.replace(SMALL, steps=steps, batch_size=2))
+    names = set(measured("llm/data", bench))
+    assert names == {"gain", *(f"{size} a class" for size in (5, 10, 50, 100, 200) if size <= most)}
+    assert f"that at {most} a class" in CHECKS["llm/data"].promises(bench)["gain"].says
 
 
 def test_figure_3_agrees_with_its_paper():
@@ -619,7 +638,8 @@ def test_accuracy_under_attack_is_what_is_left_of_the_attacked(benches, monkeypa
     bench, seen = benches["encoder"], {}
     inside = bench.task("reviews", 0).evaluation["imdb"].examples
 
-    def attacked(model, ask, examples, level, *, queries, seed):
+    def attacked(model, ask, examples, level, *, queries, seed, speaker):
+        assert speaker is bench.specimen("reviews")
         seen[level] = examples, queries, seed
         hit = [level == "character", False]  # what is still right: one of two, or none
         return [Attacked(e, e, 1, queries, (0.0, 1.0), (True, right)) for e, right in zip(examples, hit, strict=True)]
@@ -674,6 +694,7 @@ def test_wrong_input_is_one_line(linnet, small, tmp_path):
     once = refused(linnet("llm", "verify", "llm/rank", *at, "--seed", 1, "--seed", 1))
     assert "each once; given: [1, 1]" in once
     assert "from 0" in refused(linnet("llm", "verify", "llm/rank", *at, "--seed", -1))
+    assert "chosen on the seed 7" in refused(linnet("llm", "verify", "llm/rank", *at, "--seed", TUNING_SEED))
     assert "'huge'" in refused(linnet("llm", "verify", "llm/rank", "--model", small, "--budget", "huge"))
     assert "device 'toaster'" in refused(linnet("llm", "verify", "llm/rank", *at, "--device", "toaster"))
     to = tmp_path / "no" / "ledger.json"
@@ -714,7 +735,7 @@ def test_the_command_writes_a_ledger(linnet, small, tmp_path):
 
 def test_one_seed_is_written_without_an_interval(small, tmp_path, one_thread):
     to = tmp_path / "ledger.json"
-    verify.command(["llm/increments"], str(small), "cpu", "quick", [7], 1, tmp_path / "out", to)
+    verify.command(["llm/increments"], str(small), "cpu", "quick", [8], 1, tmp_path / "out", to)
     (row,) = json.loads(to.read_text())["claims"]
     assert row["verdict"] == "undecided"
     assert {effect["interval"] for effect in row["effects"]} == {None}
@@ -748,6 +769,38 @@ def test_a_stopped_run_goes_on(small, tmp_path, one_thread, monkeypatch):
     assert effects("second") == effects("third") == effects("fourth")
 
 
+def test_the_head_has_one_rate_under_every_system(monkeypatch):
+    """An encoder's head moves alike where the rest of the model hardly does, whatever the system's own rate is."""
+    bench = Workbench(language("encoder"), SMALL)
+    task, moved = bench.task("reviews", 0), []
+    start = bench.fresh(task, 0).head.weight.detach().clone()
+    for name in ("FullFT", "LoRA"):
+        monkeypatch.setitem(workbench.RATES, name, 1e-12)
+    for system in (FullFT(), LoRA(rank=1)):
+        with bench.trained(system, "reviews", 0) as (prepared, _):
+            moved.append(prepared.model.head.weight.detach() - start)
+    assert float(moved[0].abs().max()) > workbench.HEAD_RATE / 10
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=1e-9)
+
+
+def test_adapters_of_two_tasks_share_no_random_factor(bench):
+    factors = []
+    for name in bench.tasks[:2]:
+        with bench.prepared(LoRA(rank=1), bench.task(name, 0), 0) as prepared:
+            factors.append([p.detach().clone() for n, p in prepared.model.named_parameters() if "lora_A" in n])
+    assert factors[0]
+    assert all(not torch.allclose(a, b) for a, b in zip(*factors, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_matched_systems_differ_by_less_than_a_channel(benches, kind):
+    bench = benches[kind]
+    name = bench.main_task
+    model = bench.specimen(name)
+    low_rank, sparse = matched.lora(bench, name).n_parameters(model), matched.s2ft(bench, name)(0).n_parameters(model)
+    assert 0.75 * low_rank < sparse <= low_rank <= matched.budget(bench, name)
+
+
 def test_a_training_outlives_the_process(tmp_path, monkeypatch):
     budget = dataclasses.replace(SMALL, rates=(0.5, 1.0))
 
@@ -775,10 +828,30 @@ def test_results_of_other_code_are_not_mixed(small, tmp_path, one_thread, monkey
         verify.command(*asked)
 
 
-def test_the_code_is_all_of_the_module(monkeypatch):
+def test_the_code_is_all_of_the_module_and_the_core():
     from linnet.sweep.run import code_of
 
-    assert verify._code() == code_of(Path(models.__file__).parent)
+    home = Path(models.__file__).parent
+    assert verify._code() == code_of(home) + code_of(home.parent)
+
+
+def test_another_model_in_a_folder_of_the_same_name_is_another(tmp_path, one_thread):
+    asked = ["llm/permutation"]
+    for i, seed in enumerate((0, 1)):
+        where = tmp_path / str(i) / "model"
+        where.mkdir(parents=True)
+        folder(where, reader(seed=seed))
+    rest = ("cpu", "quick", [0], 1, tmp_path / "out", None)
+    assert verify.command(asked, str(tmp_path / "0" / "model"), *rest) == 0
+    with pytest.raises(DataError, match=r"weights \w+ then, \w+ now"):
+        verify.command(asked, str(tmp_path / "1" / "model"), *rest)
+
+
+def test_a_promise_beside_does_not_decide():
+    rows = [{"counts": 1.0, "beside": -1.0}, {"counts": 1.1, "beside": -1.1}, {"counts": 0.9, "beside": -0.9}]
+    effects = judge({"counts": Promise("", ""), "beside": Promise("", "", counts=False)}, rows)
+    assert [e.verdict for e in effects] == ["agrees", "disagrees"]
+    assert together(effects) == "agrees"
 
 
 def test_what_cannot_be_measured_leaves_the_others(benches, tmp_path, monkeypatch):

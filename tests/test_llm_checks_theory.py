@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 from tiny_language import language
+from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from linnet.errors import ArgumentError, StructureError
+from linnet.llm.bridge import BridgeRow
 from linnet.llm.capacity import LIPSCHITZ, ROUNDING
 from linnet.llm.checks import CHECKS, bridge, capacity, matched, sensitivity, spectrum
 from linnet.llm.checks.base import judge
-from linnet.llm.checks.deltas import merged
+from linnet.llm.checks.deltas import deltas, merged, put
 from linnet.llm.checks.workbench import BUDGETS, SEEDS, Workbench
 from linnet.llm.objective import LowRank, Tangent
+from linnet.llm.sensitivity import Comparison
 from linnet.llm.structure import ROLES
 from linnet.llm.systems import FullFT, LoRA, places
 from linnet.llm.training import evaluate
@@ -252,7 +255,7 @@ def test_losses_are_those_of_truncated_weights(benches, numbers, kind):
         assert found[f"{label}: training loss"] == pytest.approx(learned[label], rel=1e-10)
     for share, part in spectrum.SHARES.items():
         assert found[f"plateau ({share})"] == pytest.approx(
-            losses[f"critical rank ({share})"] - losses["whole"], abs=1e-12
+            spectrum.LITTLE - (losses[f"critical rank ({share})"] - losses["whole"]), abs=1e-12
         )
         rank, energy = int(found[f"critical rank ({share}): rank"]), sum(float((s**2).sum()) for s in values.values())
         beyond = [sum(float((s[r:] ** 2).sum()) for s in values.values()) for r in (rank - 1, rank)]
@@ -299,7 +302,8 @@ def test_a_gain_beyond_the_critical_rank_is_seen(benches, monkeypatch):
 
     for told, word in ((falling, "disagrees"), (rising, "agrees")):
         monkeypatch.setattr(spectrum, "lost", told)
-        words = {e.name: e.verdict for e in judge(check.promises(bench), [check.measure(bench, 0)])}
+        measured = [check.measure(bench, 0)] * 2  # an interval takes two
+        words = {e.name: e.verdict for e in judge(check.promises(bench), measured)}
         assert {words[f"plateau ({share})"] for share in spectrum.SHARES} == {word}
 
 
@@ -412,9 +416,23 @@ def test_one_damping_makes_all_hessians_definite(numbers):
         assert found["damping"] == pytest.approx(2 * -min(0.0, *lowest))
         for label in ("LoRA", "S2FT"):
             own, full = (found[f"{which}: own extra loss"] for which in (label, "full FT"))
-            assert found[f"{label}: extra"] == pytest.approx(own - full)
             assert 0 <= own < full  # of fewer directions
-            assert found[f"{label}: extra, error"] < 1e-3 * full
+            assert found[f"{label}: extra, as found"] == pytest.approx(own - full)
+            error = found[f"{label}: extra, error"]
+            assert 0 < error < 1e-3 * full
+            assert found[f"{label}: extra"] == pytest.approx(own - full + error, rel=1e-9)
+
+
+def test_a_difference_within_its_error_is_none(benches, monkeypatch):
+    monkeypatch.setattr(sensitivity, "compared", lambda peft, full: Comparison(*[1.0, -1.0, 1.0, -1.0], *[2.0] * 4))
+    numbers = CHECKS["llm/sensitivity"].measure(benches["encoder"], 0)
+    assert {numbers[f"LoRA: {reading}"] for reading in sensitivity.READINGS} == {0.0}
+    assert numbers["LoRA: left, as found"] == -1.0
+
+
+def test_the_printed_formula_is_the_finding(benches):
+    promises = CHECKS["llm/sensitivity"].promises(benches["causal"])
+    assert {name for name, promise in promises.items() if promise.counts} == {"LoRA: printed", "S2FT: printed"}
 
 
 # --- bridge -----------------------------------------------------------------------------------------
@@ -466,6 +484,39 @@ def test_the_prediction_of_full_fine_tuning_is_least_squares(benches, numbers, k
         shares.append((((g - x @ linear) ** 2).sum() - least) / ((g**2).sum() - least))
     assert numbers["llm/bridge", kind]["full FT: predicted"] == pytest.approx(np.mean(shares), abs=1e-9)
     assert numbers["llm/bridge", kind]["layers"] == len(shares)
+
+
+def test_the_order_is_told_only_where_guessing_fails():
+    def rows(orders):
+        return [
+            BridgeRow(m, 1, data, 1, 0.0, 1.0, predicted[m], reached[m], 0.0, 1, 0.0, 0.0, 0.0)
+            for first, second in orders
+            for data in ("train", "away")
+            for predicted, reached in [({"LoRA": first, "S2FT": 0.5}, {"LoRA": second, "S2FT": 0.5})]
+            for m in ("LoRA", "S2FT")
+        ]
+
+    better, worse = 0.1, 0.9
+    always = [(worse, worse)] * 9 + [(worse, better)]
+    assert bridge._numbers(rows(always))["order"] == pytest.approx(0.0)
+    told = [(worse, worse)] * 6 + [(better, better)] * 4
+    assert bridge._numbers(rows(told))["order"] == pytest.approx(1 - 0.6)
+    wrong = [(worse, better)] * 5 + [(better, worse)] * 5
+    assert bridge._numbers(rows(wrong))["order"] == pytest.approx(-0.5)
+
+
+def test_increments_of_a_model_that_keeps_its_weights_turned_are_turned_back():
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=13, n_positions=16)).eval()
+    plain, ids = copy.deepcopy(model), torch.arange(6)[None]
+    with LoRA(rank=2).prepare(model) as prepared:
+        for n, p in prepared.model.named_parameters():
+            if "lora_B" in n:
+                p.data.normal_()
+        found, wanted = deltas(prepared.model), prepared.model(ids).logits.detach()
+    assert found["transformer.h.0.attn.c_attn"].shape == (24, 8)
+    put(plain, found)
+    torch.testing.assert_close(plain(ids).logits, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_that_cannot_be_read_are_refused(benches, monkeypatch):

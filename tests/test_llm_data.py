@@ -1,5 +1,6 @@
 """Texts are what they are said to be, sets are disjoint, attacks find what can be found and keep their promises."""
 
+import copy
 import re
 import sys
 import types
@@ -420,6 +421,18 @@ def test_words_are_left_out_with_a_space_and_swapped_whole():
     assert "".join(attacks._without(pieces, 5)) == "It was, no: so-so 5."
     assert "".join(attacks._swapped(pieces, 3)) == "It good was, no: so-so 5."
     assert len(attacks._without(pieces, 5)) == len(pieces)
+
+
+def test_words_have_the_neighbours_of_the_speaker(bag):
+    model, learner = bag
+    moved = copy.deepcopy(model)
+    with torch.no_grad():  # its evidence is in the first column, and stays
+        moved.embedding.weight[:, 1:] = torch.randn(
+            moved.embedding.weight[:, 1:].shape, generator=torch.Generator().manual_seed(0)
+        )
+    wanted = attack(*bag, [TEXTS["one"]], "word")
+    assert attack(moved, learner, [TEXTS["one"]], "word", speaker=model) == wanted
+    assert attack(moved, learner, [TEXTS["one"]], "word") != wanted
 
 
 def test_words_that_were_swapped_are_left_in_peace():

@@ -224,7 +224,7 @@ class Plain:
     def __init__(self, model):
         self.model, self.parameters, self.made = model, list(model.parameters()), []
 
-    def optimizer(self, lr, weight_decay=0.0):
+    def optimizer(self, lr, weight_decay=0.0, head_lr=None):
         self.made.append((lr, weight_decay))
         return torch.optim.SGD(self.parameters, lr=lr, weight_decay=weight_decay)
 

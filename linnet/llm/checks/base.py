@@ -30,6 +30,7 @@ class Promise:
         sense: ``above``, the mean is above 0; ``within``, its size is below ``margin``, an equivalence; ``at_most``,
             every single number is at most ``margin``, which takes no statistics.
         margin: see ``sense``; above 0 for ``within``, and 0 for ``above``.
+        counts: whether the verdict of the finding hangs on it; a reading or a bound of linnet's own is judged beside.
 
     Raises:
         ArgumentError: an unknown sense, or a margin that it does not take.
@@ -39,6 +40,7 @@ class Promise:
     unit: str
     sense: Sense = "above"
     margin: float = 0.0
+    counts: bool = True
 
     def __post_init__(self) -> None:
         if self.sense not in get_args(Sense):
@@ -143,8 +145,8 @@ def _word(promise: Promise, low: float, high: float) -> Word:
 
 
 def together(effects: Sequence[Effect]) -> Word:
-    """Return the word for a finding: it agrees if all of it does, and disagrees if any of it does."""
-    words = {effect.verdict for effect in effects}
+    """Return the word for a finding: it agrees if all of it does that counts, and disagrees if any of that does."""
+    words = {effect.verdict for effect in effects if effect.promise.counts}
     if "disagrees" in words:
         return "disagrees"
     return "agrees" if words == {"agrees"} else "undecided"

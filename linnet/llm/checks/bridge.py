@@ -40,7 +40,8 @@ class Bridge(Check):
     distribution the same solutions are judged on other examples, against what the loss there asks for.
 
     All maps of the model are dealt out to the five seeds, so that each is measured once; the number of a seed is the
-    mean, or the largest, over its share. Risks are shares of the frozen layer's excess risk on the same tokens.
+    mean, or the largest, over its share. All is computed in double precision. Risks are shares of the frozen layer's
+    excess risk on the same tokens.
 
     That training leaves less risk than the closed form would be an error of ours. That it comes close is no theorem:
     it needs many steps where inputs are ill-conditioned, as activations are. ``gradient`` beside says how near to
@@ -66,7 +67,8 @@ class Bridge(Check):
                 f"risk reached less that predicted by {label}, mean over the layers", unit, "within", CLOSE
             )
         out["order"] = Promise(
-            f"layers on which LoRA and S2FT are in the predicted order out of distribution ({bench.away}), above half",
+            f"layers on which LoRA and S2FT are in the predicted order out of distribution ({bench.away}), above those "
+            "that are right if the commoner order is always guessed",
             "share of the layers",
         )
         return out
@@ -74,7 +76,8 @@ class Bridge(Check):
     def measure(self, bench: Workbench, seed: int) -> Mapping[str, float]:
         """Return risks of one seed's layers."""
         task = bench.task(bench.main_task, seed)
-        model, ask = bench.fresh(task, seed).eval(), bench.learner(task)
+        # In single precision activations have directions that are rounding, and the closed forms would follow them.
+        model, ask = bench.fresh(task, seed).eval().double(), bench.learner(task)
         layers = dealt(model, seed)
         away = next(s for s in task.evaluation.values() if s.distance == bench.away)
         seen = _collected(bench, model, ask, task.train[:EXAMPLES], layers)
@@ -186,6 +189,6 @@ def _numbers(rows: Sequence[BridgeRow]) -> dict[str, float]:
         (lora.predicted < s2ft.predicted) == (lora.reached < s2ft.reached)
         for lora, s2ft in zip(away["LoRA"], away["S2FT"], strict=True)
     ]
-    out["order"] = float(np.mean(same)) - 0.5
-    better = [lora.predicted < s2ft.predicted for lora, s2ft in zip(away["LoRA"], away["S2FT"], strict=True)]
-    return out | {"layers on which LoRA is predicted to be better away": float(np.mean(better))}
+    better = float(np.mean([a.reached < b.reached for a, b in zip(away["LoRA"], away["S2FT"], strict=True)]))
+    out["order"] = float(np.mean(same)) - max(better, 1 - better)
+    return out | {"in the predicted order": float(np.mean(same)), "LoRA better away": better}

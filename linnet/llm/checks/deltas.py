@@ -34,7 +34,8 @@ def deltas(model: nn.Module) -> dict[str, Tensor]:
 def _delta(layer: BaseTunerLayer) -> Tensor:
     name = layer.active_adapters[0]
     if not isinstance(layer, S2FTLayer):
-        return layer.get_delta_weight(name).detach().clone()  # type: ignore[attr-defined]  # which every map's has
+        delta = layer.get_delta_weight(name).detach().clone()  # type: ignore[attr-defined]  # which every map's has
+        return delta.mT if getattr(layer, "fan_in_fan_out", False) else delta  # GPT-2's are (in, out)
     # Its own get_delta_weight speaks of channels as they lie now, and these were reordered for training.
     delta = layer.s2ft_delta[name].detach()
     full = delta.new_zeros(layer.out_features, layer.in_features)

@@ -15,7 +15,6 @@ from linnet.llm.checks.base import Check, Promise
 from linnet.llm.checks.workbench import Workbench
 from linnet.llm.cost import Step, alive_bytes, in_turn, peak_bytes, ratio, saved_bytes
 from linnet.llm.systems.base import System
-from linnet.llm.systems.s2ft import S2FT
 
 LENGTH = 512
 """Tokens, the fewest of yang2024, Figure 5; fewer where the model reads no more."""
@@ -97,8 +96,7 @@ def length(bench: Workbench) -> int:
 def systems(bench: Workbench, seed: int) -> dict[str, System | None]:
     """Return what is compared, by its label: LoRA within the budget, S2FT as much as LoRA trains; None trains all."""
     lora = matched.lora(bench, bench.main_task)
-    most = lora.n_parameters(bench.specimen(bench.main_task))
-    return {FULL: None, LORA: lora, MINE: S2FT(most=most, seed=seed)}
+    return {FULL: None, LORA: lora, MINE: matched.s2ft(bench, bench.main_task)(seed)}
 
 
 @contextlib.contextmanager

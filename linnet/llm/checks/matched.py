@@ -29,8 +29,11 @@ def lora(bench: Workbench, name: str) -> LoRA:
 
 
 def s2ft(bench: Workbench, name: str, **fields: Any) -> Callable[[int], S2FT]:
-    """Return S2FT of the budget, whose units are drawn by the seed; with the other fields of the system."""
-    most = budget(bench, name)
+    """Return S2FT of as many parameters as LoRA's, whose units are drawn by the seed; with other fields of the system.
+
+    LoRA comes in whole ranks, S2FT in whole heads and single channels: it is fitted to LoRA, and never trains more.
+    """
+    most = lora(bench, name).n_moments(bench.specimen(name))
     return lambda seed: S2FT(most=most, seed=seed, **fields)
 
 

@@ -89,6 +89,7 @@ def _accuracies(bench: Workbench, system: System, seed: int) -> tuple[float, dic
     with bench.trained(system, TASK, seed) as (prepared, ask):
         for level in get_args(Level):
             some = inside[: budget.attacked]
-            found = attack(prepared.model, ask, some, level, queries=budget.queries, seed=seed)
+            speaker = bench.specimen(TASK)  # full fine-tuning moves embeddings
+            found = attack(prepared.model, ask, some, level, queries=budget.queries, seed=seed, speaker=speaker)
             under[level] = sum(a.correct[1] for a in found) / len(found)
         return evaluate(prepared.model, ask, inside).accuracy, under

@@ -76,10 +76,9 @@ class Spectrum(Check):
         }
         return out | {
             f"plateau ({share})": Promise(
-                f"loss in distribution: critical rank for {share} of the energy above the whole increment",
+                f"{LITTLE} nats less what the whole increment gains, in distribution, over the one cut to the critical "
+                f"rank for {share} of the energy",
                 "nats an example",
-                "at_most",
-                LITTLE,
             )
             for share in SHARES
         }
@@ -117,7 +116,7 @@ class Spectrum(Check):
                     f"{label}: root of the energy": at.energy**0.5,
                     f"{label}: gap": at.gap,
                 }
-        gains = {f"plateau ({share})": losses[rank][1] - whole[1] for share, rank in critical.items()}
+        gains = {f"plateau ({share})": LITTLE - (losses[rank][1] - whole[1]) for share, rank in critical.items()}
         return {"bound": max(ratios.values()), **gains, **out}
 
 

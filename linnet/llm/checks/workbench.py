@@ -74,13 +74,15 @@ class Budget:
     queries: int
 
 
+HEAD_RATE = 3e-3
+"""Learning rate of an encoder's new head, under every system: what differs is then what the systems do to the model."""
 BUDGETS: Mapping[str, Budget] = {
     "quick": Budget(steps=6, batch_size=4, train=24, evaluated=16, tokens=24, rates=(1.0,), attacked=2, queries=12),
     "small": Budget(
-        steps=20, batch_size=8, train=200, evaluated=50, tokens=32, rates=(1 / 3, 1.0), attacked=10, queries=20
+        steps=20, batch_size=8, train=160, evaluated=50, tokens=32, rates=(1 / 3, 1.0), attacked=10, queries=20
     ),
     "full": Budget(
-        steps=40, batch_size=8, train=200, evaluated=100, tokens=40, rates=(1 / 3, 1.0, 3.0), attacked=20, queries=40
+        steps=50, batch_size=8, train=200, evaluated=100, tokens=40, rates=(1 / 3, 1.0, 3.0), attacked=20, queries=40
     ),
 }
 
@@ -238,10 +240,11 @@ class Workbench:
 
     @contextlib.contextmanager
     def prepared(self, system: System, task: Task, seed: int) -> Iterator[Prepared]:
-        """Give a fresh model that a system is about to train; what the system adds to it depends on the seed alone."""
+        """Give a fresh model that a system is about to train; what the system adds depends on seed and task alone."""
         model = self.fresh(task, seed)
         with torch.random.fork_rng(devices=[self.device] if torch.device(self.device).type == "cuda" else []):
-            torch.manual_seed(seed)
+            # Of two tasks two draws: adapters that were trained apart share no random factor.
+            torch.manual_seed(int(np.random.default_rng([seed, *task.name.encode()]).integers(2**62)))
             prepared = system.prepare(model, self.heads)
         with prepared:
             yield prepared
@@ -274,6 +277,7 @@ class Workbench:
                 batch_size=min(self.budget.batch_size, len(task.train)),
                 lr=rate,
                 seed=seed,
+                head_lr=HEAD_RATE,
             )
             yield prepared, ask
 

@@ -1,7 +1,7 @@
 """A black-box attack on a classifier: the few edits of a text that mislead it most, found by asking it.
 
 An attack on characters makes spelling mistakes. One on words drops them, swaps them, or puts others in their place that
-lie next to them among the model's own embeddings. These can mean the opposite, so that some of the texts it finds would
+lie next to them among a model's embeddings. These can mean the opposite, so that some of the texts it finds would
 be labelled otherwise by a reader: it puts models under the same disturbance, and does not measure how often they err.
 
 Words are tried in the order of what the loss gains when they are left out, and of each the worst edit is kept, as in
@@ -72,6 +72,7 @@ def attack(
     seed: int = 0,
     until_wrong: bool = True,
     batch_size: int = 32,
+    speaker: nn.Module | None = None,
 ) -> tuple[Attacked, ...]:
     """Return what is found for each example; of an example alone, whatever the others are.
 
@@ -86,6 +87,8 @@ def attack(
         until_wrong: whether to stop as soon as an answer is wrong, be it at once; otherwise the loss is raised as
             far as the edits allow.
         batch_size: texts that are asked at a time.
+        speaker: a model of the same tokenizer, among whose embeddings words have their neighbours; ``model`` if None.
+            Models that are compared are attacked alike if it is the same for all.
 
     Raises:
         ArgumentError: an unknown level, a number out of its range, or an example without a label.
@@ -100,7 +103,7 @@ def attack(
             raise ArgumentError(
                 f"{example.text[:60]!r} has no label; only a classification keeps its answer when its text is edited"
             )
-    near = _Neighbours(model, learner.tokenizer).near if level == "word" else None
+    near = _Neighbours(model if speaker is None else speaker, learner.tokenizer).near if level == "word" else None
     found = []
     with at_rest(model):
         for example in examples:

@@ -72,11 +72,12 @@ class Prepared:
         self.parameters: list[nn.Parameter] = [p for group in self._groups for p in group["params"]]
         self._optimizer, self._base, self._undo = attached.optimizer, base, undo
 
-    def optimizer(self, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    def optimizer(self, lr: float, weight_decay: float = 0.0, *, head_lr: float | None = None) -> torch.optim.Optimizer:
         """Return the system's optimiser: AdamW, unless it has its own.
 
         Args:
             lr: learning rate.
+            head_lr: that of the heads, which are trained alike under every system; ``lr`` if None.
             weight_decay: decoupled, as AdamW has it, of what is trained: a weight decays to zero, and so does what a
                 system adds to it.
 
@@ -85,7 +86,10 @@ class Prepared:
         """
         if _MARK not in vars(self._base):
             raise ArgumentError(f"the model was restored; prepare it again for {self.system.name}")
-        return self._optimizer([dict(group) for group in self._groups], lr=lr, weight_decay=weight_decay)
+        groups = [dict(group) for group in self._groups]
+        if self.heads and head_lr is not None:
+            groups[-1]["lr"] = head_lr  # they come last
+        return self._optimizer(groups, lr=lr, weight_decay=weight_decay)
 
     def restore(self) -> None:
         """Give the base model back as it was: weights to the bit, ``requires_grad``, modules, hooks.
