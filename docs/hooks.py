@@ -348,7 +348,8 @@ def _effects(row: Mapping[str, Any]) -> list[str]:
             between = f"{effect['interval'][0]:.3g} to {effect['interval'][1]:.3g}"
             if effect["sense"] == "within":
                 between += f"; within ±{effect['margin']:.3g}"
-        cells = (effect["says"], effect["unit"], f"{effect['mean']:.3g}", between, _badge(effect["verdict"]))
+        said = effect["says"] if effect["counts"] else f"({effect['says']})"
+        cells = (said, effect["unit"], f"{effect['mean']:.3g}", between, _badge(effect["verdict"]))
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return lines
 
@@ -400,7 +401,7 @@ def _budgets(_: str) -> str:
     from linnet.llm.checks.workbench import BUDGETS
 
     out = [
-        "| budget | steps | batch | training examples | evaluated, each set | tokens of a review | rates tried |",
+        "| budget | steps | batch | examples | evaluated | tokens | rates |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, b in BUDGETS.items():

@@ -340,11 +340,12 @@ def test_the_finding_of_the_page_runs():
 
 def finding(**changes):
     """Return a row of a ledger of findings, with an effect of every sense."""
-    common = {"says": "a | b", "unit": "nats", "mean": 0.12345, "interval": [0.1, 0.2], "margin": 0.05}
+    common = {"says": "a | b", "unit": "nats", "mean": 0.12345, "interval": [0.1, 0.2], "margin": 0.05, "counts": True}
     effects = [
         common | {"sense": "above", "verdict": "agrees"},
         common | {"sense": "within", "verdict": "undecided", "interval": None},
         common | {"sense": "at_most", "verdict": "disagrees", "interval": [3.0, 3.0], "mean": 3.0},
+        common | {"sense": "above", "verdict": "disagrees", "says": "aside", "counts": False},
     ]
     return {
         "id": "llm/some",
@@ -374,6 +375,7 @@ def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
     assert "| a \\| b | nats | 0.123 | 0.1 to 0.2 | <span" in made
     assert "| one seed |" in made
     assert "| 3 | at most 0.05 |" in made
+    assert "| (aside) | nats |" in made
     assert "It could not be measured: nothing fits." in made
     assert "[`llm/some`](#tiny-some)" in made
     assert "{ #tiny-some }" in made

@@ -21,7 +21,7 @@ from linnet.llm.checks.workbench import BUDGETS, SEEDS, Workbench
 from linnet.llm.objective import LowRank, Tangent
 from linnet.llm.sensitivity import Comparison
 from linnet.llm.structure import ROLES
-from linnet.llm.systems import FullFT, LoRA, places
+from linnet.llm.systems import S2FT, FullFT, LoRA, places
 from linnet.llm.training import evaluate
 
 SMALL = dataclasses.replace(BUDGETS["quick"], steps=3, batch_size=2, train=8, evaluated=4, tokens=12)
@@ -423,6 +423,45 @@ def test_one_damping_makes_all_hessians_definite(numbers):
             assert found[f"{label}: extra"] == pytest.approx(own - full + error, rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_epsilon_is_what_wrong_answers_add_to_the_gradient(benches, kind):
+    bench = benches[kind]
+    task = bench.task(bench.main_task, 0)
+    clean, wrong = sensitivity.disturbed(task.train[: sensitivity.EXAMPLES])
+    with bench.trained(FullFT(), bench.main_task, 0) as (prepared, ask):
+        _, epsilon = sensitivity.objectives(bench, prepared, ask, 0)
+        names = [f"{name}.weight" for name in sensitivity.last_maps(prepared.model)]
+        weights = [prepared.model.get_parameter(n) for n in names]
+        gradients = [
+            torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, weights)])
+            for loss in (ask.outcome(prepared.model, ask.batch(part)).losses.mean() for part in (clean, wrong))
+        ]
+    torch.testing.assert_close(epsilon, gradients[1] - gradients[0], rtol=1e-9, atol=1e-12)
+
+
+def test_a_model_that_keeps_its_weights_turned_moves_as_the_objective_says():
+    """GPT-2's parameters are (in, out): nudge what S2FT and LoRA train in the last block."""
+    torch.manual_seed(0)
+    plain = language("causal")
+    ends = {"vocab_size": len(plain.tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=2, n_head=2, n_positions=512, **ends)).double().eval()
+    tiny = dataclasses.replace(plain, model=model.requires_grad_(False))
+    bench = Workbench(tiny, SMALL)
+    for recipe in (LoRA(rank=2), S2FT(most=200, targets=("query", "output", "up", "down"))):
+        with bench.trained(recipe, "chain_sum", 0) as (prepared, ask):
+            objective, _ = sensitivity.objectives(bench, prepared, ask, 0)
+            names = [f"{name}.weight" for name in sensitivity.last_maps(model)]
+            before = merged(bench, prepared, "chain_sum", 0)
+            with torch.no_grad():
+                for name, p in prepared.model.named_parameters():
+                    if p.requires_grad and ".h.1." in name and p.ndim == 2:
+                        p.add_(1e-7 * torch.randn(p.shape, dtype=p.dtype))
+            after = merged(bench, prepared, "chain_sum", 0)
+        moved = torch.cat([(after.get_parameter(n) - before.get_parameter(n)).reshape(-1) for n in names])
+        assert float(moved.norm()) > 0
+        assert float((objective.pushed(objective.pulled(moved)) - moved).norm()) < 1e-5 * float(moved.norm())
+
+
 def test_a_difference_within_its_error_is_none(benches, monkeypatch):
     monkeypatch.setattr(sensitivity, "compared", lambda peft, full: Comparison(*[1.0, -1.0, 1.0, -1.0], *[2.0] * 4))
     numbers = CHECKS["llm/sensitivity"].measure(benches["encoder"], 0)
@@ -456,34 +495,62 @@ def test_methods_train_equally_many_parameters():
     assert not np.array_equal(methods["S2FT"].channels, layer.methods(4)["S2FT"].channels)
 
 
-@pytest.mark.parametrize("kind", ["causal", "encoder"])
-def test_the_prediction_of_full_fine_tuning_is_least_squares(benches, numbers, kind):
-    bench = benches[kind]
+def seen_and_asked(bench, model, layer, examples):
+    """Return what a layer sees and says of examples, and the loss' gradient in that, a row a token."""
+    ask, found = bench.learner(bench.task(bench.main_task, 0)), []
+    model.requires_grad_(True)
+    for start in range(0, len(examples), 8):
+        batch, kept = ask.batch(examples[start : start + 8]), []
+        keep = batch.inputs["attention_mask"].bool()
+        handle = model.get_submodule(layer.name).register_forward_hook(
+            lambda _, args, out, kept=kept: kept.append((args[0].detach(), out)) or None
+        )
+        loss = ask.outcome(model, batch).losses.mean()
+        handle.remove()
+        gradient = torch.autograd.grad(loss, kept[0][1])[0]
+        found.append([t[keep].detach().numpy() for t in (*kept[0], gradient)])
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("causal", torch.float64), ("causal", torch.float32), ("encoder", None)])
+def test_the_prediction_of_full_fine_tuning_is_least_squares(benches, numbers, kind, dtype):
+    single = dtype == torch.float32
+    bench = Workbench(language(kind, dtype=dtype), SMALL) if single else benches[kind]
+    found = CHECKS["llm/bridge"].measure(bench, 0) if single else numbers["llm/bridge", kind]
     task = bench.task(bench.main_task, 0)
-    model, ask = bench.fresh(task, 0).eval(), bench.learner(task)
-    shares = []
+    model = bench.fresh(task, 0).eval().double()  # in which all of it is computed, whatever the model comes in
+    away = [e for s in task.evaluation.values() if s.distance == bench.away for e in s.examples]
+    away = away[: len(next(s for s in task.evaluation.values() if s.distance == bench.away).examples)]
+    shares, beyond = [], []
     for layer in bridge.dealt(model, 0):
-        inputs, gradients = [], []
-        for start in range(0, len(task.train[: bridge.EXAMPLES]), 8):
-            batch = ask.batch(task.train[: bridge.EXAMPLES][start : start + 8])
-            keep, kept = batch.inputs["attention_mask"].bool(), []
-            handle = model.get_submodule(layer.name).register_forward_hook(
-                lambda _, args, out, kept=kept: kept.append((args[0].detach(), out)) or None
-            )
-            model.requires_grad_(True)
-            loss = ask.outcome(model, batch).losses.mean()
-            handle.remove()
-            gradients.append(torch.autograd.grad(loss, kept[0][1])[0][keep])
-            inputs.append(kept[0][0][keep])
-        model.requires_grad_(False)
-        x, g = torch.cat(inputs).double().numpy(), torch.cat(gradients).double().numpy()
-        affine = np.column_stack([x, np.ones(len(x))])
-        best = np.linalg.lstsq(affine, g, rcond=None)[0]
-        least = ((g - affine @ best) ** 2).sum()  # what the best affine map leaves is no part of a risk
-        linear = np.linalg.lstsq(x, g, rcond=None)[0]
-        shares.append((((g - x @ linear) ** 2).sum() - least) / ((g**2).sum() - least))
-    assert numbers["llm/bridge", kind]["full FT: predicted"] == pytest.approx(np.mean(shares), abs=1e-9)
-    assert numbers["llm/bridge", kind]["layers"] == len(shares)
+        x, z, g = seen_and_asked(bench, model, layer, task.train[: bridge.EXAMPLES])
+        step = np.linalg.norm(z) / np.linalg.norm(g)
+        delta = np.linalg.lstsq(x, -step * g, rcond=None)[0]
+        for where, out in ((task.train, shares), (away, beyond)):
+            x, _, g = seen_and_asked(bench, model, layer, where[: bridge.EXAMPLES])
+            wanted, affine = -step * g, np.column_stack([x, np.ones(len(x))])
+            # What the best affine map leaves is no part of an excess risk.
+            least = ((wanted - affine @ np.linalg.lstsq(affine, wanted, rcond=None)[0]) ** 2).sum()
+            out.append((((wanted - x @ delta) ** 2).sum() - least) / ((wanted**2).sum() - least))
+    assert found["full FT: predicted"] == pytest.approx(np.mean(shares), abs=1e-9)
+    assert found["full FT: predicted away"] == pytest.approx(np.mean(beyond), rel=1e-6)
+    assert found["layers"] == len(shares)
+
+
+def test_risks_are_shares_of_the_frozen_layers():
+    rows = [
+        BridgeRow(m, 1, data, 1, 0.0, before, predicted, reached, 0.0, 1, 0.0, 0.0, 0.0)
+        for m in ("LoRA", "S2FT")
+        for data in ("train", "away")
+        for before, predicted, reached in ((2.0, 1.0, 1.5), (4.0, 1.0, 1.4))
+    ]
+    found = bridge._numbers(rows)
+    assert found["LoRA: reached"] == pytest.approx((0.25 + 0.1) / 2)
+    assert found["LoRA: not below"] == pytest.approx(-0.1)
+    assert found["S2FT: predicted"] == pytest.approx((0.5 + 0.25) / 2)
+    assert found["S2FT: reached away"] == pytest.approx((0.75 + 0.35) / 2)
+    lower = [dataclasses.replace(row, reached=row.predicted - 0.2) for row in rows]
+    assert bridge._numbers(lower)["LoRA: not below"] == pytest.approx(0.1)
 
 
 def test_the_order_is_told_only_where_guessing_fails():

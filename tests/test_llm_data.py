@@ -266,6 +266,19 @@ def test_puzzles_are_disjoint_and_long_ones_longer(name):
     assert not any(re.match(PATTERNS[name], e.text) for e in far)
 
 
+def test_puzzles_in_distribution_are_no_harder_than_those_learned_from():
+    """Of legs there are few puzzles of one kind of animal: as they are drawn, the last ones have two."""
+    size, apart = SIZES["leg_counting"], []
+    for seed in range(10):
+        found = reasoning("leg_counting", seed, train=300, evaluated=100)
+        parts = (found.train, found.evaluation["leg_counting short"].examples)
+        learned, judged = (np.array([size(e.text) for e in part], dtype=float) for part in parts)
+        error = np.sqrt(learned.var() / len(learned) + judged.var() / len(judged))
+        apart.append((judged.mean() - learned.mean()) / error)
+    # Standard normal, but for what is drawn without replacement; unshuffled it is about 11.
+    assert abs(sum(apart)) / len(apart) ** 0.5 < 4
+
+
 def test_puzzles_depend_on_the_seed_alone():
     one = reasoning("spell_backward", 1, train=50, evaluated=10)
     assert reasoning("spell_backward", 1, train=50, evaluated=10) == one

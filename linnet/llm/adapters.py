@@ -21,6 +21,7 @@ from linnet.llm.config import S2FTConfig, check_files
 from linnet.llm.layer import S2FTLayer
 from linnet.llm.linear import COLUMNS
 from linnet.llm.model import S2FTModel
+from linnet.llm.structure import turned
 
 _PREFIX = "base_model.model."
 
@@ -120,7 +121,7 @@ def as_lora(model: nn.Module, adapter: str = "default") -> tuple[LoraConfig, dic
         target_modules=sorted(ranks),
         lora_dropout=0.0,
         bias="none",
-        fan_in_fan_out=all(type(layer.get_base_layer()).__name__ == "Conv1D" for layer in layers.values()),
+        fan_in_fan_out=all(map(turned, layers.values())),
     )
     weights = {}
     for name, part in parts.items():

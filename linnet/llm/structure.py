@@ -175,6 +175,11 @@ def bare(module: nn.Module) -> Any:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
+def turned(module: nn.Module) -> bool:
+    """Whether a linear module keeps its weight as (in, out), as GPT-2's do; a square one does not show it."""
+    return type(bare(module)).__name__ == "Conv1D"
+
+
 def weight(module: nn.Module) -> torch.Tensor:
     """Return the (out, in) weight of a linear module; GPT-2's, which is stored transposed, as a view.
 
@@ -188,7 +193,7 @@ def weight(module: nn.Module) -> torch.Tensor:
             f"a {type(base).__name__} has no plain floating-point matrix to write to; leave quantised weights as they "
             'are with form="gather"'
         )
-    return matrix.T if type(base).__name__ == "Conv1D" else matrix
+    return matrix.T if turned(base) else matrix
 
 
 def _configuration(model: nn.Module) -> Any:
@@ -346,6 +351,6 @@ def shape(module: nn.Module, name: str = "a module") -> tuple[int, int]:
     out, into = getattr(base, "out_features", None), getattr(base, "in_features", None)
     if isinstance(out, int) and isinstance(into, int):
         return out, into
-    if type(base).__name__ == "Conv1D":
+    if turned(base):
         return base.weight.shape[1], base.weight.shape[0]
     raise StructureError(f"{name} is a {type(base).__name__}, no linear map")

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -177,6 +178,8 @@ def command(
     checks = chosen(names, language)
     where = out or Path("build") / "llm" / language.name
     where.mkdir(parents=True, exist_ok=True)
+    # SpFT's layers build a sparse tensor in every step, and PyTorch says once that it trusts the indices.
+    warnings.filterwarnings("ignore", message="Sparse invariant checks")
     with Outputs([] if to is None else [to]) as outputs:
         identity = {
             "linnet": linnet.__version__,
@@ -225,21 +228,25 @@ def command(
 
 
 def show(found: Sequence[Finding], console: Any) -> None:
-    """Print one line a check, and one an effect."""
+    """Print one line a check, and one an effect; what does not count for the verdict stands in brackets."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
-    for title, align in (("finding", "left"), ("verdict", "left"), ("mean", "right"), ("interval", "right")):
-        table.add_column(title, justify=align, overflow="fold")  # type: ignore[arg-type]
+    for title in ("finding", "verdict"):
+        table.add_column(title, overflow="fold")
+    for title in ("mean", "interval"):
+        table.add_column(title, justify="right", overflow="fold")
     for f in found:
         table.add_row(f"[bold]{f.check.id}[/]", f"[bold]{f.verdict}[/]", "", "")
         for e in f.effects:
             interval = "one seed" if math.isinf(e.low) else f"{e.low:.3g} to {e.high:.3g}"
             if e.promise.sense == "at_most":
                 interval = f"at most {e.promise.margin:.3g}"
-            table.add_row(f"  {e.promise.says}", e.verdict, f"{e.mean:.3g}", interval)
+            word = e.verdict if e.promise.counts else f"({e.verdict})"
+            table.add_row(escape(f"  {e.promise.says}"), word, f"{e.mean:.3g}", interval)
         if f.reason:
-            table.add_row(f"  {f.reason}", "", "", "")
+            table.add_row(escape(f"  {f.reason}"), "", "", "")
     console.print(table)
 
 

@@ -16,7 +16,7 @@ from linnet.llm.bridge import Activations, BridgeRow, Training, bridge, collect
 from linnet.llm.checks.base import Check, Promise
 from linnet.llm.checks.workbench import SEEDS, Workbench
 from linnet.llm.data.base import Example
-from linnet.llm.data.learner import Learner
+from linnet.llm.data.learner import Batch, Learner
 from linnet.methods.base import Method
 
 EXAMPLES = 16
@@ -152,8 +152,8 @@ def _collected(
 ) -> dict[str, Activations]:
     batches = [ask.batch(examples[i : i + 8], bench.device) for i in range(0, len(examples), 8)]
 
-    def loss(batch: object) -> Callable[[nn.Module], Tensor]:
-        return lambda model: ask.outcome(model, batch).losses.mean()  # type: ignore[arg-type]  # a Batch
+    def loss(batch: Batch) -> Callable[[nn.Module], Tensor]:
+        return lambda model: ask.outcome(model, batch).losses.mean()
 
     masks = [batch.inputs["attention_mask"] for batch in batches]
     return collect(model, [layer.name for layer in layers], [loss(b) for b in batches], masks=masks, gradient=True)

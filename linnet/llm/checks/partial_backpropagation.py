@@ -10,7 +10,7 @@ from linnet.llm.checks.base import Check, Promise
 from linnet.llm.checks.workbench import Workbench
 from linnet.llm.layer import S2FTLayer
 from linnet.llm.linear import place, take
-from linnet.llm.structure import ROLES, bare, find
+from linnet.llm.structure import ROLES, bare, find, turned
 from linnet.llm.systems.s2ft import S2FT
 
 STEPS = 2
@@ -66,7 +66,7 @@ class PartialBackpropagation(Check):
         worst = 0.0
         for name, (axis, channels, gradient) in slices.items():
             layer = bare(model.get_submodule(name))
-            full = layer.weight.grad.T if type(layer).__name__ == "Conv1D" else layer.weight.grad
+            full = layer.weight.grad.T if turned(layer) else layer.weight.grad
             expected = take(full, axis, place(channels, full.device))
             worst = max(worst, float((gradient - expected).abs().max() / full.abs().max()))
         return {

@@ -44,7 +44,7 @@ READINGS = {
 PEFT = ("LoRA", "S2FT")
 
 
-class Curvature(Check):
+class PerturbationSensitivity(Check):
     """The printed formula of the theorem and its three readings, at the end of training.
 
     All methods are compared in the same weights, those of all maps of the last block; what training made of the others
@@ -163,7 +163,7 @@ def _moves(plain: nn.Module, tuned: nn.Module, modules: Sequence[str]) -> tuple[
     None if it is these parameters themselves. GPT-2 keeps them as (in, out), which turns everything round.
     """
     layers = [tuned.get_submodule(module) for module in modules]
-    turned = [structure.weight(layer).shape != structure.bare(layer).weight.shape for layer in layers]
+    turned = [structure.turned(layer) for layer in layers]
     parameters = [plain.get_parameter(f"{module}.weight") for module in modules]
     if any(isinstance(layer, S2FTLayer) for layer in tuned.modules()):
         places = [_channels(layer) for layer in layers]

@@ -11,10 +11,10 @@ from peft import AdaLoraConfig, AdaLoraModel
 from torch import nn
 
 from linnet.errors import ArgumentError
-from linnet.llm.structure import ROLES, shape
+from linnet.llm.structure import ROLES, shape, turned
 from linnet.llm.systems import places
 from linnet.llm.systems.base import Attached, System, among_roles, positive, whole
-from linnet.llm.systems.injected import added, exactly, inject, transposed
+from linnet.llm.systems.injected import added, exactly, inject
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class AdaLoRA(System):
             orth_reg_weight=self.penalty,
             lora_alpha=self.scale,  # type: ignore[arg-type]  # peft only multiplies with it
             target_modules=exactly(maps),
-            fan_in_fan_out=transposed(maps.values()),
+            fan_in_fan_out=any(map(turned, maps.values())),
         )
         tuner = inject(AdaLoraModel, config, model, undo)
         for name, p in model.named_parameters():

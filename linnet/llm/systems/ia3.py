@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from peft import IA3Config, IA3Model
 from torch import nn
 
-from linnet.llm.structure import shape
+from linnet.llm.structure import shape, turned
 from linnet.llm.systems import places
 from linnet.llm.systems.base import Attached, System
-from linnet.llm.systems.injected import added, exactly, inject, transposed
+from linnet.llm.systems.injected import added, exactly, inject
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class IA3(System):
         config = IA3Config(
             target_modules=exactly([*outputs, *inputs]),
             feedforward_modules=exactly(inputs),
-            fan_in_fan_out=transposed([*outputs.values(), *inputs.values()]),
+            fan_in_fan_out=any(map(turned, [*outputs.values(), *inputs.values()])),
         )
         inject(IA3Model, config, model, undo)
         return Attached([{"params": added(model)}])

@@ -41,8 +41,3 @@ def added(model: nn.Module) -> list[nn.Parameter]:
 def exactly(names: Iterable[str]) -> str:
     """Return the pattern that modules of these full names match, and no others."""
     return "|".join(re.escape(name) for name in names)
-
-
-def transposed(modules: Iterable[nn.Module]) -> bool:
-    """Whether linear maps keep their weight as (in, out), as GPT-2's do: peft asks."""
-    return any(type(module).__name__ == "Conv1D" for module in modules)

@@ -9,10 +9,10 @@ from peft import LoraConfig, LoraModel
 from torch import nn
 
 from linnet.errors import ArgumentError
-from linnet.llm.structure import ROLES, shape
+from linnet.llm.structure import ROLES, shape, turned
 from linnet.llm.systems import places
 from linnet.llm.systems.base import Attached, System, among_roles, positive, whole
-from linnet.llm.systems.injected import added, exactly, inject, transposed
+from linnet.llm.systems.injected import added, exactly, inject
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LoRA(System):
             lora_alpha=self.scale * self.rank,  # type: ignore[arg-type]  # peft only divides it
             lora_dropout=self.dropout,
             target_modules=exactly(maps),
-            fan_in_fan_out=transposed(maps.values()),
+            fan_in_fan_out=any(map(turned, maps.values())),
         )
 
     def _most(self, model: nn.Module) -> int:

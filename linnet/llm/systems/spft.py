@@ -12,10 +12,10 @@ from peft.tuners.shira.mask_functions import random_mask
 from torch import nn
 
 from linnet.errors import StructureError
-from linnet.llm.structure import ROLES, shape
+from linnet.llm.structure import ROLES, shape, turned
 from linnet.llm.systems import places
 from linnet.llm.systems.base import Attached, System, among_roles, whole
-from linnet.llm.systems.injected import added, exactly, inject, transposed
+from linnet.llm.systems.injected import added, exactly, inject
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SpFT(System):
 
     def _maps(self, model: nn.Module) -> dict[str, nn.Module]:
         maps = places.maps(model, self.roles, self.layout)
-        if transposed(maps.values()):
+        if any(map(turned, maps.values())):
             raise StructureError(
                 f"SpFT trains entries of torch's linear maps; those of a {type(model).__name__} keep their weights "
                 "transposed (Conv1D), which peft's sparse layers cannot hold; leave it out for this model"
