@@ -1,21 +1,19 @@
-"""Promises are judged as stated, every check measures what it promises, and a stopped run goes on."""
+"""Promises are judged as stated, equal trainings are done once, and every check measures what it promises."""
 
 import contextlib
 import copy
 import dataclasses
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_language import folder, language, reader
+from tiny_language import language
 
-from linnet.cli import main
-from linnet.errors import ArgumentError, BudgetError, DataError, LinnetError, NonFiniteError
-from linnet.llm import models, structure, verify
+from linnet.errors import ArgumentError, LinnetError, NonFiniteError
+from linnet.llm import models, structure
 from linnet.llm.checks import (
     CHECKS,
     Promise,
@@ -35,7 +33,6 @@ from linnet.llm.data.attack import Attacked
 from linnet.llm.systems import S2FT, AdaLoRA, BitFit, FullFT, LoRA, PrefixTuning, System, TopLayers
 from linnet.llm.training import Score
 from linnet.sweep.journal import Journal
-from linnet.trials import ledger as ledgers
 
 QUICK = BUDGETS["quick"]
 SMALL = dataclasses.replace(QUICK, steps=2, batch_size=2, train=4, evaluated=4)
@@ -167,6 +164,13 @@ def test_a_finding_is_all_of_its_effects():
     assert together([agrees, disagrees, undecided]) == "disagrees"
 
 
+def test_a_promise_beside_does_not_decide():
+    rows = [{"counts": 1.0, "beside": -1.0}, {"counts": 1.1, "beside": -1.1}, {"counts": 0.9, "beside": -0.9}]
+    effects = judge({"counts": Promise("", ""), "beside": Promise("", "", counts=False)}, rows)
+    assert [e.verdict for e in effects] == ["agrees", "disagrees"]
+    assert together(effects) == "agrees"
+
+
 # --- the bench --------------------------------------------------------------------------------------
 
 
@@ -279,6 +283,57 @@ def test_a_task_that_is_not_there(benches):
     task = benches["causal"].task("chain_sum", 0)
     with pytest.raises(ArgumentError, match="no evaluation set nowhere"):
         by_distance({}, task, "nowhere")
+
+
+def test_the_head_has_one_rate_under_every_system(monkeypatch):
+    """An encoder's head moves alike where the rest of the model hardly does, whatever the system's own rate is."""
+    bench = Workbench(language("encoder"), SMALL)
+    task, moved = bench.task("reviews", 0), []
+    start = bench.fresh(task, 0).head.weight.detach().clone()
+    for name in ("FullFT", "LoRA"):
+        monkeypatch.setitem(workbench.RATES, name, 1e-12)
+    for system in (FullFT(), LoRA(rank=1)):
+        with bench.trained(system, "reviews", 0) as (prepared, _):
+            moved.append(prepared.model.head.weight.detach() - start)
+    assert float(moved[0].abs().max()) > workbench.HEAD_RATE / 10
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=1e-9)
+
+
+def test_adapters_of_two_tasks_share_no_random_factor(bench):
+    factors = []
+    for name in bench.tasks[:2]:
+        with bench.prepared(LoRA(rank=1), bench.task(name, 0), 0) as prepared:
+            factors.append([p.detach().clone() for n, p in prepared.model.named_parameters() if "lora_A" in n])
+    assert factors[0]
+    assert all(not torch.allclose(a, b) for a, b in zip(*factors, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_matched_systems_differ_by_less_than_a_channel(benches, kind):
+    bench = benches[kind]
+    name = bench.main_task
+    model = bench.specimen(name)
+    low_rank, sparse = matched.lora(bench, name).n_parameters(model), matched.s2ft(bench, name)(0).n_parameters(model)
+    assert 0.75 * low_rank < sparse <= low_rank <= matched.budget(bench, name)
+
+
+def test_a_training_outlives_the_process(tmp_path, monkeypatch):
+    budget = dataclasses.replace(SMALL, rates=(0.5, 1.0))
+
+    def asked(journal, **changes):
+        bench = Workbench(language("causal"), dataclasses.replace(budget, **changes), archive=journal)
+        return bench.run(LoRA(rank=1), "chain_sum", 0), bench.run(S2FT(most=400, seed=1), "chain_sum", 0)
+
+    with Journal(tmp_path / "journal.sqlite", {}) as journal:
+        first = asked(journal)
+        with monkeypatch.context() as patch:
+            patch.setattr(workbench, "train", lambda *_, **__: pytest.fail("trained again"))
+            again = asked(journal)
+        other = asked(journal, steps=3)
+    for a, b, c in zip(first, again, other, strict=True):
+        assert a.row() == b.row()
+        assert c.train.losses.tolist() != a.train.losses.tolist()
+        assert b.train.correct.dtype == bool
 
 
 # --- every check measures what it promises ----------------------------------------------------------
@@ -650,231 +705,3 @@ def test_accuracy_under_attack_is_what_is_left_of_the_attacked(benches, monkeypa
     assert seen == dict.fromkeys(("character", "word"), (inside[: QUICK.attacked], QUICK.queries, 0))
     assert clean == bench.run(BitFit(), "reviews", 0).scores["imdb"].accuracy
     assert "BitFit" not in robustness.methods(benches["causal"])
-
-
-# --- the command ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def one_thread(monkeypatch):
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return folder(tmp_path_factory.mktemp("models") / "small", reader(dtype=torch.float32))
-
-
-@pytest.fixture
-def linnet(monkeypatch, capsys, one_thread):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["linnet", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        return exit.value.code, *capsys.readouterr()
-
-    return call
-
-
-def refused(result):
-    """One line on standard error, no traceback; return it."""
-    code, _, err = result
-    lines = err.strip().splitlines()
-    assert code == 2, err
-    assert len(lines) == 1, err
-    assert lines[0].startswith("linnet: ")
-    return lines[0]
-
-
-def test_wrong_input_is_one_line(linnet, small, tmp_path):
-    at = ("--model", small, "--budget", "quick", "--out", tmp_path / "out")
-    assert "no check llm/nothing; there are llm/bridge" in refused(linnet("llm", "verify", "llm/nothing", *at))
-    assert "llm/fusion is for causal models; small is none" in refused(linnet("llm", "verify", "llm/fusion", *at))
-    assert "no model 'nowhere'" in refused(linnet("llm", "verify", "llm/rank", "--model", "nowhere"))
-    once = refused(linnet("llm", "verify", "llm/rank", *at, "--seed", 1, "--seed", 1))
-    assert "each once; given: [1, 1]" in once
-    assert "from 0" in refused(linnet("llm", "verify", "llm/rank", *at, "--seed", -1))
-    assert "chosen on the seed 7" in refused(linnet("llm", "verify", "llm/rank", *at, "--seed", TUNING_SEED))
-    assert "'huge'" in refused(linnet("llm", "verify", "llm/rank", "--model", small, "--budget", "huge"))
-    assert "device 'toaster'" in refused(linnet("llm", "verify", "llm/rank", *at, "--device", "toaster"))
-    to = tmp_path / "no" / "ledger.json"
-    assert "cannot be written" in refused(linnet("llm", "verify", "llm/rank", *at, "--json", to))
-
-
-def test_the_command_writes_a_ledger(linnet, small, tmp_path):
-    to = tmp_path / "ledger.json"
-    asked = ("llm", "verify", "llm/increments", "llm/rank", "llm/memorisation", "--model", small, "--budget", "quick")
-    asked = (*asked, "--seed", 0, "--seed", 42, "--out", tmp_path / "out", "--json", to)
-    code, out, _ = linnet(*asked)
-    assert code == 1  # one could not be measured
-    assert "llm/increments" in out
-    ledger = ledgers.read(to)
-    assert (ledger["budget"], ledger["seed"], ledger["seeds"]) == ("quick", 0, [0, 42])
-    assert (ledger["model"]["name"], ledger["model"]["kind"]) == ("small", "encoder")
-    rows = {row["id"]: row for row in ledger["claims"]}
-    assert list(rows) == ["llm/increments", "llm/memorisation", "llm/rank"]
-    for row in rows.values():
-        assert row.keys() >= set(ledgers.KEYS)
-    failed = rows["llm/memorisation"]
-    assert failed["verdict"] == "failed"
-    assert "the budget is" in failed["reason"]
-    row = rows["llm/increments"]
-    assert row["verdict"] in ("agrees", "disagrees", "undecided")
-    assert row["source"] == "liu2025, Figure 1"
-    for effect in row["effects"]:
-        low, high = effect["interval"]
-        assert low <= effect["mean"] <= high
-        assert effect["mean"] == pytest.approx(np.mean(effect["values"]))
-        assert len(effect["values"]) == 2
-    assert all(len(values) == 2 for values in row["beside"].values())
-    assert not set(row["beside"]) & {effect["name"] for effect in row["effects"]}
-    again = linnet(*asked)
-    assert again[0] == 1
-    assert ledgers.read(to) == ledger  # to the second: nothing was measured again
-
-
-def test_one_seed_is_written_without_an_interval(small, tmp_path, one_thread):
-    to = tmp_path / "ledger.json"
-    verify.command(["llm/increments"], str(small), "cpu", "quick", [8], 1, tmp_path / "out", to)
-    (row,) = json.loads(to.read_text())["claims"]
-    assert row["verdict"] == "undecided"
-    assert {effect["interval"] for effect in row["effects"]} == {None}
-
-
-def test_a_stopped_run_goes_on(small, tmp_path, one_thread, monkeypatch):
-    kind = type(CHECKS["llm/increments"])
-    measure, seen = kind.measure, []
-
-    def watched(self, bench, seed):
-        seen.append(seed)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        return measure(self, bench, seed)
-
-    monkeypatch.setattr(kind, "measure", watched)
-    asked = (["llm/increments"], str(small), "cpu", "quick", [0, 42, 421], 1, tmp_path / "out")
-    with pytest.raises(KeyboardInterrupt):
-        verify.command(*asked, tmp_path / "first.json")
-    assert not (tmp_path / "first.json").exists()
-    verify.command(*asked, tmp_path / "second.json")
-    assert seen == [0, 42, 42, 421]
-    verify.command(*asked, tmp_path / "third.json")
-    assert seen == [0, 42, 42, 421]
-    verify.command(*asked[:6], tmp_path / "straight", tmp_path / "fourth.json")
-
-    def effects(name):
-        (row,) = json.loads((tmp_path / f"{name}.json").read_text())["claims"]
-        return row["effects"], row["beside"]
-
-    assert effects("second") == effects("third") == effects("fourth")
-
-
-def test_the_head_has_one_rate_under_every_system(monkeypatch):
-    """An encoder's head moves alike where the rest of the model hardly does, whatever the system's own rate is."""
-    bench = Workbench(language("encoder"), SMALL)
-    task, moved = bench.task("reviews", 0), []
-    start = bench.fresh(task, 0).head.weight.detach().clone()
-    for name in ("FullFT", "LoRA"):
-        monkeypatch.setitem(workbench.RATES, name, 1e-12)
-    for system in (FullFT(), LoRA(rank=1)):
-        with bench.trained(system, "reviews", 0) as (prepared, _):
-            moved.append(prepared.model.head.weight.detach() - start)
-    assert float(moved[0].abs().max()) > workbench.HEAD_RATE / 10
-    torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=1e-9)
-
-
-def test_adapters_of_two_tasks_share_no_random_factor(bench):
-    factors = []
-    for name in bench.tasks[:2]:
-        with bench.prepared(LoRA(rank=1), bench.task(name, 0), 0) as prepared:
-            factors.append([p.detach().clone() for n, p in prepared.model.named_parameters() if "lora_A" in n])
-    assert factors[0]
-    assert all(not torch.allclose(a, b) for a, b in zip(*factors, strict=True))
-
-
-@pytest.mark.parametrize("kind", ["causal", "encoder"])
-def test_matched_systems_differ_by_less_than_a_channel(benches, kind):
-    bench = benches[kind]
-    name = bench.main_task
-    model = bench.specimen(name)
-    low_rank, sparse = matched.lora(bench, name).n_parameters(model), matched.s2ft(bench, name)(0).n_parameters(model)
-    assert 0.75 * low_rank < sparse <= low_rank <= matched.budget(bench, name)
-
-
-def test_a_training_outlives_the_process(tmp_path, monkeypatch):
-    budget = dataclasses.replace(SMALL, rates=(0.5, 1.0))
-
-    def asked(journal, **changes):
-        bench = Workbench(language("causal"), dataclasses.replace(budget, **changes), archive=journal)
-        return bench.run(LoRA(rank=1), "chain_sum", 0), bench.run(S2FT(most=400, seed=1), "chain_sum", 0)
-
-    with Journal(tmp_path / "journal.sqlite", {}) as journal:
-        first = asked(journal)
-        with monkeypatch.context() as patch:
-            patch.setattr(workbench, "train", lambda *_, **__: pytest.fail("trained again"))
-            again = asked(journal)
-        other = asked(journal, steps=3)
-    for a, b, c in zip(first, again, other, strict=True):
-        assert a.row() == b.row()
-        assert c.train.losses.tolist() != a.train.losses.tolist()
-        assert b.train.correct.dtype == bool
-
-
-def test_results_of_other_code_are_not_mixed(small, tmp_path, one_thread, monkeypatch):
-    asked = (["llm/permutation"], str(small), "cpu", "quick", [0], 1, tmp_path / "out", None)
-    verify.command(*asked)
-    monkeypatch.setattr(verify, "_code", lambda: "other")
-    with pytest.raises(DataError, match="written by other versions"):
-        verify.command(*asked)
-
-
-def test_the_code_is_all_of_the_module_and_the_core():
-    from linnet.sweep.run import code_of
-
-    home = Path(models.__file__).parent
-    assert verify._code() == code_of(home) + code_of(home.parent)
-
-
-def test_another_model_in_a_folder_of_the_same_name_is_another(tmp_path, one_thread):
-    asked = ["llm/permutation"]
-    for i, seed in enumerate((0, 1)):
-        where = tmp_path / str(i) / "model"
-        where.mkdir(parents=True)
-        folder(where, reader(seed=seed))
-    rest = ("cpu", "quick", [0], 1, tmp_path / "out", None)
-    assert verify.command(asked, str(tmp_path / "0" / "model"), *rest) == 0
-    with pytest.raises(DataError, match=r"weights \w+ then, \w+ now"):
-        verify.command(asked, str(tmp_path / "1" / "model"), *rest)
-
-
-def test_a_promise_beside_does_not_decide():
-    rows = [{"counts": 1.0, "beside": -1.0}, {"counts": 1.1, "beside": -1.1}, {"counts": 0.9, "beside": -0.9}]
-    effects = judge({"counts": Promise("", ""), "beside": Promise("", "", counts=False)}, rows)
-    assert [e.verdict for e in effects] == ["agrees", "disagrees"]
-    assert together(effects) == "agrees"
-
-
-def test_what_cannot_be_measured_leaves_the_others(benches, tmp_path, monkeypatch):
-    def broken(self, bench, seed):
-        raise BudgetError("nothing fits")
-
-    checks = [CHECKS[name] for name in ("llm/increments", "llm/permutation")]
-    monkeypatch.setattr(type(checks[0]), "measure", broken)
-    with Journal(tmp_path / "journal.sqlite", {}) as journal:
-        first, second = verify.findings(benches["encoder"], checks, [0], journal, "quick")
-    assert (first.verdict, first.reason) == ("failed", "nothing fits")
-    assert second.verdict == "agrees"
-
-
-def test_the_page_of_a_ledger_of_findings(linnet, small, tmp_path):
-    to, html = tmp_path / "ledger.json", tmp_path / "page.html"
-    asked = ("llm", "verify", "llm/permutation", "--model", small, "--budget", "quick", "--seed", 0)
-    assert linnet(*asked, "--out", tmp_path / "out", "--json", to)[0] == 0
-    result = linnet("page", to, "--html", html)
-    if result[0] == 0:
-        drawn = html.read_text(encoding="utf-8")
-        assert "llm/permutation" in drawn
-        assert "agrees" in drawn
-    else:
-        assert str(to) in refused(result)
-        assert not html.exists()

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 pytest.importorskip("transformers")
+from torch_layers import middle_layer, tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 import linnet as ln
@@ -19,10 +20,6 @@ from linnet.llm.vectors import flat, norm
 from linnet.sweep.studies.sensitivity import quadratic, readings
 
 NAMES = ["bert.encoder.layer.0.output.dense.weight", "bert.encoder.layer.1.attention.self.query.weight"]
-
-
-def tensor(a):
-    return torch.as_tensor(np.array(a), dtype=torch.float64)
 
 
 def matrix(operator, like):
@@ -265,17 +262,7 @@ def test_trace_of_random_signs(objective, hessian):
 
 @pytest.fixture(scope="module")
 def linear():
-    """The middle layer of a deep linear network and the core's problem of it, on 40 samples."""
-    rng = np.random.default_rng(5)
-    net = ln.DeepLinearNetwork.random([6, 5, 4, 6], rng=rng)
-    x, y = rng.normal(size=(40, 6)), rng.normal(size=(40, 6))
-    problem = ln.LayerProblem(net, 1, ln.Moments.from_data(x, y))
-    below, above, x, y = tensor(net.weights[0]), tensor(net.weights[2]), tensor(x), tensor(y)
-
-    def loss(weights):
-        return ((y - x @ below.T @ weights[0].T @ above.T) ** 2).sum() / len(x)
-
-    return problem, Objective([loss], [tensor(net.weights[1])])
+    return middle_layer([6, 5, 4, 6], samples=40)
 
 
 def test_the_quadratic_is_the_core_s(linear):

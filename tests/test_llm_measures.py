@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 pytest.importorskip("transformers")
+from torch_layers import middle_layer, tensor
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 import linnet as ln
@@ -18,10 +19,6 @@ from linnet.trials import Activated
 from linnet.trials.algebra import FloatMatrix
 from paper_checks.linnet.capacity import how_far_increments_move_the_output
 from paper_checks.liu2025.theorem_2 import by_the_largest_norm, by_the_layers_above, one_layer
-
-
-def tensor(a):
-    return torch.as_tensor(np.array(a), dtype=torch.float64)
 
 
 def drawn(*shape, seed=0, scale=1.0):
@@ -364,7 +361,9 @@ def test_gates_are_named_and_default_layers_are_those_that_moved(llama):
 
 
 def test_what_capacity_refuses(bert):
-    run = lambda call: call(input_ids=IDS)  # noqa: E731
+    def run(call):
+        return call(input_ids=IDS)
+
     weight = f"{FFN[0][0]}.weight"
     moved, before = small(bert, [weight]), hooks(bert)
     with pytest.raises(ArgumentError, match="Lipschitz constant for 'softmax'"):
@@ -401,17 +400,7 @@ def test_what_capacity_refuses(bert):
 
 @pytest.fixture(scope="module")
 def linear():
-    """The middle layer of a deep linear network: the core's problem, and the same loss in torch."""
-    rng = np.random.default_rng(5)
-    net = ln.DeepLinearNetwork.random([7, 5, 4, 6], rng=rng)
-    x, y = rng.normal(size=(50, 7)), rng.normal(size=(50, 6))
-    problem = ln.LayerProblem(net, 1, ln.Moments.from_data(x, y))
-    below, above, x, y = tensor(net.weights[0]), tensor(net.weights[2]), tensor(x), tensor(y)
-
-    def loss(weights):
-        return ((y - x @ below.T @ weights[0].T @ above.T) ** 2).sum() / len(x)
-
-    return problem, Objective([loss], [tensor(net.weights[1])])
+    return middle_layer([7, 5, 4, 6], samples=50)
 
 
 def test_cutting_full_fine_tuning_costs_what_the_core_says(linear):
