@@ -30,6 +30,7 @@ import os
 import signal
 import statistics
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -566,18 +567,15 @@ def caption(result: dict, here: dict) -> str:
     powers = ", ".join(f"{e['method']} {e['slope']:.2f} ({e['low']:.2f} to {e['high']:.2f})" for e in found)
     seconds = {row["method"]: row["seconds"] for row in rows if row["width"] == widest}
     factor = seconds["S2FT, scattered columns"] / seconds["S2FT, neighbouring columns"]
-    return f"""# Changing adapters, and serving many
-
-*One linear layer, as many outputs as inputs. Left: from one adapter of S2FT with {channels} channels, or LoRA of rank
-{rank}, to another, over the width. Right: one product of the widest layer for a batch, each example with its own
-adapter. Medians of {here["processes"]} processes; {dtype}, {here["device"]}.*
-
-LoRA's product reaches every entry of the weight, S2FT's increment as many as the width times its channels. As powers of
-the width, from the narrowest layer to the widest: {powers}. Channels lie together as S2FT's reordering leaves them;
-scattered columns take {factor:.0f} times as long as neighbouring ones at width {widest}.
-
-Numbers: `benchmarks/results/llm.json`; again by `python benchmarks/llm.py` (yang2024, Figure 6).
-"""
+    title = f"""*One linear layer, as many outputs as inputs. Left: from one adapter of S2FT with {channels} channels,
+or LoRA of rank {rank}, to another, over the width. Right: one product of the widest layer for a batch, each example with
+its own adapter. Medians of {here["processes"]} processes; {dtype}, {here["device"]}.*"""
+    text = f"""LoRA's product reaches every entry of the weight, S2FT's increment as many as the width times its
+channels. As powers of the width, from the narrowest layer to the widest: {powers}. Channels lie together as S2FT's reordering
+leaves them; scattered columns take {factor:.0f} times as long as neighbouring ones at width {widest}."""
+    again = "Numbers: `benchmarks/results/llm.json`; again by `python benchmarks/llm.py` (yang2024, Figure 6)."
+    parts = ["# Changing adapters, and serving many", *(textwrap.fill(p, 120) for p in (title, text)), again]
+    return "\n\n".join(parts) + "\n"
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:

@@ -123,6 +123,13 @@ def test_channels_are_a_coordinate_subspace(objective, hessian):
     assert close(s2ft.gradient(), objective.gradient()[chosen], 1e-12)
 
 
+def test_a_layer_without_channels_does_not_move():
+    g = Channels([(4, 5), (2, 3)], [[], [1]], [0, 1])
+    still, moved = g([torch.zeros(0, 5), torch.ones(2, 1)])
+    assert torch.equal(still, torch.zeros(4, 5))
+    assert moved.tolist() == [[0.0, 1.0, 0.0]] * 2
+
+
 def test_gradient_and_value_are_those_at_a_step(objective):
     step = 0.1 * torch.randn(objective.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     moved = Objective(objective.losses, [w + s for w, s in zip(objective.point, objective.split(step), strict=True)])

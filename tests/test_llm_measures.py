@@ -631,7 +631,9 @@ def test_a_gradient_target_has_the_loss_own_gradient_and_lowers_it(bert):
 def test_collecting_keeps_what_masks_say(bert):
     masks = [torch.tensor([[1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]), torch.ones(2, 6)]
     name, runs = FFN[1][0], losses(bert)
+    trained = {n: p.requires_grad for n, p in bert.named_parameters()}
     every = bridge.collect(bert, [name], runs, gradient=True)[name]
+    assert {n: p.requires_grad for n, p in bert.named_parameters()} == trained
     some = bridge.collect(bert, [name], runs, masks=masks, gradient=True)[name]
     keep = torch.cat([m.reshape(-1) for m in masks]).bool()
     for field in ("inputs", "outputs", "gradient"):

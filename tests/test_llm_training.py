@@ -319,7 +319,17 @@ def test_a_number_that_is_none_stops_the_training(where):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"batch_size": 0}, {"batch_size": 8}, {"lr": 0.0}, {"lr": math.nan}, {"clip": 0.0}, {"warmup": 1.0}],
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"batch_size": 8},
+        {"lr": 0.0},
+        {"lr": math.nan},
+        {"head_lr": 0.0},
+        {"head_lr": math.inf},
+        {"clip": 0.0},
+        {"warmup": 1.0},
+    ],
 )
 def test_a_number_out_of_its_range_is_refused(wrong):
     with pytest.raises(ArgumentError, match=f"{next(iter(wrong))}="):
