@@ -567,12 +567,17 @@ def caption(result: dict, here: dict) -> str:
     powers = ", ".join(f"{e['method']} {e['slope']:.2f} ({e['low']:.2f} to {e['high']:.2f})" for e in found)
     seconds = {row["method"]: row["seconds"] for row in rows if row["width"] == widest}
     factor = seconds["S2FT, scattered columns"] / seconds["S2FT, neighbouring columns"]
-    title = f"""*One linear layer, as many outputs as inputs. Left: from one adapter of S2FT with {channels} channels,
-or LoRA of rank {rank}, to another, over the width. Right: one product of the widest layer for a batch, each example with
-its own adapter. Medians of {here["processes"]} processes; {dtype}, {here["device"]}.*"""
-    text = f"""LoRA's product reaches every entry of the weight, S2FT's increment as many as the width times its
-channels. As powers of the width, from the narrowest layer to the widest: {powers}. Channels lie together as S2FT's reordering
-leaves them; scattered columns take {factor:.0f} times as long as neighbouring ones at width {widest}."""
+    title = (
+        f"*One linear layer, as many outputs as inputs. Left: from one adapter of S2FT with {channels} channels, or "
+        f"LoRA of rank {rank}, to another, over the width. Right: one product of the widest layer for a batch, each "
+        f"example with its own adapter. Medians of {here['processes']} processes; {dtype}, {here['device']}.*"
+    )
+    text = (
+        "LoRA's product reaches every entry of the weight, S2FT's increment as many as the width times its channels. "
+        f"As powers of the width, from the narrowest layer to the widest: {powers}. Channels lie together as S2FT's "
+        f"reordering leaves them; scattered columns take {factor:.0f} times as long as neighbouring ones at width "
+        f"{widest}."
+    )
     again = "Numbers: `benchmarks/results/llm.json`; again by `python benchmarks/llm.py` (yang2024, Figure 6)."
     parts = ["# Changing adapters, and serving many", *(textwrap.fill(p, 120) for p in (title, text)), again]
     return "\n\n".join(parts) + "\n"
