@@ -185,10 +185,9 @@ def _numbers(rows: Sequence[BridgeRow]) -> dict[str, float]:
             f"{label}: predicted away": float(np.mean([row.predicted / row.before for row in away[label]])),
             f"{label}: reached away": float(np.mean([row.reached / row.before for row in away[label]])),
         }
-    same = [
-        (lora.predicted < s2ft.predicted) == (lora.reached < s2ft.reached)
-        for lora, s2ft in zip(away["LoRA"], away["S2FT"], strict=True)
-    ]
-    better = float(np.mean([a.reached < b.reached for a, b in zip(away["LoRA"], away["S2FT"], strict=True)]))
-    out["order"] = float(np.mean(same)) - max(better, 1 - better)
-    return out | {"in the predicted order": float(np.mean(same)), "LoRA better away": better}
+    pairs = list(zip(away["LoRA"], away["S2FT"], strict=True))
+    right = sum((lora.predicted < s2ft.predicted) == (lora.reached < s2ft.reached) for lora, s2ft in pairs)
+    better, n = sum(lora.reached < s2ft.reached for lora, s2ft in pairs), len(pairs)
+    # Counted before anything is divided: of seeds that all have 0 none is to be a rounding error above or below.
+    out["order"] = (right - max(better, n - better)) / n
+    return out | {"in the predicted order": right / n, "LoRA better away": better / n}
