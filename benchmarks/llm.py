@@ -563,8 +563,9 @@ def caption(result: dict, here: dict) -> str:
     channels, rank, dtype = (result["switch"][key] for key in ("channels", "rank", "dtype"))
     rows = result["switch"]["rows"]
     narrowest, widest = (pick(row["width"] for row in rows) for pick in (min, max))
-    found = [e for e in result["switch"]["exponents"] if e["from"] == narrowest]
+    found = [e for e in result["switch"]["exponents"] if e.get("from") == narrowest]  # of one width there are none
     powers = ", ".join(f"{e['method']} {e['slope']:.2f} ({e['low']:.2f} to {e['high']:.2f})" for e in found)
+    powers = f"As powers of the width, from the narrowest layer to the widest: {powers}. " if found else ""
     seconds = {row["method"]: row["seconds"] for row in rows if row["width"] == widest}
     factor = seconds["S2FT, scattered columns"] / seconds["S2FT, neighbouring columns"]
     title = (
@@ -574,9 +575,8 @@ def caption(result: dict, here: dict) -> str:
     )
     text = (
         "LoRA's product reaches every entry of the weight, S2FT's increment as many as the width times its channels. "
-        f"As powers of the width, from the narrowest layer to the widest: {powers}. Channels lie together as S2FT's "
-        f"reordering leaves them; scattered columns take {factor:.0f} times as long as neighbouring ones at width "
-        f"{widest}."
+        f"{powers}Channels lie together as S2FT's reordering leaves them; scattered columns take {factor:.0f} times as "
+        f"long as neighbouring ones at width {widest}."
     )
     again = "Numbers: `benchmarks/results/llm.json`; again by `python benchmarks/llm.py` (yang2024, Figure 6)."
     parts = ["# Changing adapters, and serving many", *(textwrap.fill(p, 120) for p in (title, text)), again]

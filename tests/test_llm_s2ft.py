@@ -465,8 +465,9 @@ def test_two_replicas_take_the_steps_of_one_with_both_batches(tmp_path):
         optimizer.zero_grad()
     from safetensors.torch import load_file
 
-    for n, value in load_file(tmp_path / "adapter_model.safetensors").items():
-        mine = model.get_parameter(f"{n}.default")
+    written = load_file(tmp_path / "adapter_model.safetensors")
+    for n in [n for n in written if n.endswith(".s2ft_delta")]:
+        value, mine = written[n], model.get_parameter(f"{n}.default")
         torch.testing.assert_close(value, mine, rtol=1e-9, atol=1e-12)
 
 
@@ -579,11 +580,24 @@ def test_peft_knows_s2ft():
         ({"n_parameters": 10.0}, "positive whole number"),
         ({"units": {}}, "selects nothing"),
         ({"blocks": []}, "at least one"),
+        ({"blocks": "01"}, "whole numbers"),
+        ({"blocks": [1.0]}, "whole numbers"),
+        ({"seed": -1}, "from 0"),
+        ({"ratio": "0.1"}, "at most 1"),
+        ({"units": {"model.layers.0/attention": [2.0]}}, "whole numbers"),
+        ({"units": {"model.layers.0/attention": 3}}, "whole numbers"),
+        ({"units": ["a"]}, "a mapping"),
+        ({"excluded": [1]}, "a mapping"),
+        ({"target_modules": ["q_proj"]}, "by targets"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(settings, message):
     with pytest.raises(ArgumentError, match=message):
         S2FTConfig(**settings)
+
+
+UP_DOWN = {"up": "mlp.up_proj", "down": "mlp.down_proj"}
+TWICE = {"up": "mlp.up_proj", "gate": "mlp.up_proj", "down": "mlp.down_proj"}
 
 
 @pytest.mark.parametrize(
@@ -595,10 +609,18 @@ def test_a_configuration_that_makes_no_sense_is_refused(settings, message):
         ({"units": {"model.layers.9/attention": [0]}}, StructureError, "has no model.layers.9"),
         ({"units": {"model.layers.0/attention": [4]}}, StructureError, "units 0 to 3"),
         ({"units": {"model.layers.0/attention": [1, 1]}}, StructureError, "at most once"),
-        ({"units": {"model.layers.0/attention": [1]}, "targets": "down"}, StructureError, "nothing in common"),
+        ({"units": {"model.layers.0/attention": [1]}, "targets": "down"}, StructureError, "none of its matrices"),
         ({"strategy": "G"}, ArgumentError, "calibrate"),
         ({"base": "0" * 64}, AdapterError, "another base model"),
-        ({"targets": "gate", "layout": {"block": "h.*"}}, StructureError, "no transformer blocks"),
+        ({"layout": {"block": "layers.*"}}, StructureError, "names the matrices"),
+        ({"layout": {"block": "h.*", "feed_forward": UP_DOWN}}, StructureError, "no transformer blocks"),
+        (
+            {"layout": {"block": "layers.*", "feed_forward": TWICE}},
+            StructureError,
+            "(up and gate|gate and up) .* in common",
+        ),
+        ({"excluded": {"model.layers.0/mlp": [0]}}, StructureError, "excluded names .* no such structure"),
+        ({"excluded": {"model.layers.0/attention": [0, 4]}}, StructureError, "has units 0 to 3"),
     ],
 )
 @pytest.mark.parametrize("second", [False, True], ids=["first", "second adapter"])

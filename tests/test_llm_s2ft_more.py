@@ -78,7 +78,7 @@ def test_the_weight_is_not_asked_for_where_the_input_needs_no_gradient():
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("shape", [(0, 6), (2, 6), (2, 0, 6), (2, 3, 4, 6)])
 def test_inputs_may_have_any_shape(shape, axis):
-    layer = S2FTLayer(torch.nn.Linear(6, 5).double(), axis)
+    layer = S2FTLayer(torch.nn.Linear(6, 5).double().requires_grad_(False), axis)
     layer.update_layer("a", [1, 3], "permuted", trained=True)
     layer.set_adapter(["a"])
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)

@@ -166,7 +166,7 @@ def test_outside_of_the_context_the_base_is_as_it_was():
     data = {k: v for k, v in batch().items() if k != "labels"}
     before = tiny()(**data).logits
     server = Server(adapted("llama"))
-    with pytest.raises(ArgumentError, match="adapters for 2 examples"), server.each(["small", "large"]) as base:
+    with pytest.raises(ArgumentError, match="2 adapter names for 3 examples"), server.each(["small", "large"]) as base:
         base(**data)
     assert torch.equal(server.model(**data).logits, before)
     with server.each([BASE] * 3) as base:

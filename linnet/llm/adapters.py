@@ -17,10 +17,10 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from linnet.errors import AdapterError
-from linnet.llm.config import S2FTConfig, check_files
+from linnet.llm.config import S2FTConfig
 from linnet.llm.layer import S2FTLayer
 from linnet.llm.linear import COLUMNS
-from linnet.llm.model import S2FTModel
+from linnet.llm.model import S2FTModel, check_channels
 from linnet.llm.structure import turned
 
 _PREFIX = "base_model.model."
@@ -90,6 +90,8 @@ def increments(model: nn.Module, adapter: str = "default") -> dict[str, Incremen
 def as_lora(model: nn.Module, adapter: str = "default") -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     """Return an adapter as a LoRA adapter of the same increments, without loss: configuration and weights.
 
+    Modules that were trained whole, such as a head, go with it: to LoRA they are the same.
+
     An increment of s rows or columns is a product of rank s with ones and zeros in one factor, so that forming it
     rounds nothing.
 
@@ -121,13 +123,14 @@ def as_lora(model: nn.Module, adapter: str = "default") -> tuple[LoraConfig, dic
         target_modules=sorted(ranks),
         lora_dropout=0.0,
         bias="none",
+        modules_to_save=mine.modules_to_save,
         fan_in_fan_out=all(map(turned, layers.values())),
     )
     weights = {}
     for name, part in parts.items():
         weights[f"{_PREFIX}{name}.lora_A.weight"] = part.v.T.contiguous()
         weights[f"{_PREFIX}{name}.lora_B.weight"] = part.u.contiguous()
-    return config, weights
+    return config, weights | _head_weights(inner, adapter)
 
 
 def save_as_lora(model: nn.Module, folder: str | os.PathLike[str], adapter: str = "default") -> None:
@@ -161,9 +164,8 @@ def save(model: nn.Module, folder: str | os.PathLike[str], adapter: str = "defau
     weights = {
         f"{_PREFIX}{n}.s2ft_delta": layer.s2ft_delta[adapter].detach().contiguous() for n, layer in layers.items()
     }
-    for name, head in _heads(inner).items():
-        parts = head.adapter_state_dict(adapter, head.state_dict())  # type: ignore[call-arg]  # both kinds take it
-        weights.update({f"{_PREFIX}{name}.{key}": value.contiguous() for key, value in parts.items()})
+    weights |= {f"{_PREFIX}{n}.s2ft_channels": torch.tensor(layer.channels[adapter]) for n, layer in layers.items()}
+    weights |= _head_weights(inner, adapter)
     config = inner.configs[adapter]
     if config.bias != "none":
         trained = {f"{n}.base_layer.bias" for n in layers} if config.bias == "s2ft_only" else None
@@ -171,6 +173,15 @@ def save(model: nn.Module, folder: str | os.PathLike[str], adapter: str = "defau
             if name in trained if trained is not None else name.endswith("bias"):
                 weights[_PREFIX + name] = value.contiguous()
     _write(Path(folder), weights, config)
+
+
+def _head_weights(inner: S2FTModel, adapter: str) -> dict[str, torch.Tensor]:
+    """Return what an adapter's configuration trains whole, as files name it."""
+    out: dict[str, torch.Tensor] = {}
+    for name, head in _heads(inner).items():
+        parts = head.adapter_state_dict(adapter, head.state_dict())  # type: ignore[call-arg]  # both kinds take it
+        out |= {f"{_PREFIX}{name}.{key}": value.contiguous() for key, value in parts.items()}
+    return out
 
 
 def _heads(inner: S2FTModel) -> dict[str, AuxiliaryTrainingWrapper]:
@@ -205,12 +216,8 @@ def load(
     Raises:
         AdapterError: files are missing or broken, or belong to another base; the model is left as it was.
     """
-    from safetensors.torch import load_file
-
     path = Path(folder)
-    check_files(path)
-    config = S2FTConfig.from_pretrained(str(path))
-    config.inference_mode = not trainable
+    config = S2FTConfig.from_pretrained(str(path), inference_mode=not trainable)
     if isinstance(model, S2FTModel):
         if adapter in model.configs:
             raise AdapterError(f"there is an adapter {adapter} already; choose another name, or delete it")
@@ -219,8 +226,23 @@ def load(
         out = model
     else:
         out = S2FTModel(model, config, adapter)
-    out._cast_adapter_dtype(adapter)
+    try:
+        out._cast_adapter_dtype(adapter)
+        _fill(out, path, adapter)
+    except BaseException:
+        out.delete_adapter(adapter)
+        if out is not model:
+            out.unload()
+        raise
+    return out
+
+
+def _fill(out: S2FTModel, path: Path, adapter: str) -> None:
+    """Give an adapter the values of a file."""
+    from safetensors.torch import load_file
+
     weights = load_file(path / SAFETENSORS_WEIGHTS_NAME)
+    check_channels(out.model, adapter, weights)
     modules = dict(out.model.named_modules())
     places = {
         f"{name}.{key}": f"{name}.{place}"
@@ -239,4 +261,3 @@ def load(
                     "save the adapter again"
                 )
             target.copy_(value)
-    return out

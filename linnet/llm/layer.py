@@ -76,7 +76,8 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
         if (adapter_name, device) not in self._places:
             order = self._order
             now = self.channels[adapter_name] if order is None else [order[c] for c in self.channels[adapter_name]]
-            self._places[adapter_name, device] = place(now, device)
+            with torch.inference_mode(False):  # a pass without gradients may be the first, and training come later
+                self._places[adapter_name, device] = place(now, device)
         return self._places[adapter_name, device]
 
     def rearranged(self, order: Sequence[int] | None) -> None:
@@ -114,8 +115,9 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
         delta.copy_(total)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Delete an adapter; see peft."""
-        self.settle(())
+        """Delete an adapter that is not merged; see peft."""
+        if not self.merged:
+            self.settle(())
         super().delete_adapter(adapter_name)
         self._forget_places()
 
@@ -210,10 +212,20 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.s2ft_delta]
         if not names:
             return
-        if safe_merge and (broken := [n for n in names if not torch.isfinite(self.s2ft_delta[n]).all()]):
-            raise AdapterError(f"adapter {', '.join(broken)} holds values that are not finite; it was not merged")
+        if safe_merge:
+            self.require_finite(names)
         self._write((*self.merged_adapters, *names))
         self.merged_adapters.extend(names)
+
+    def require_finite(self, adapter_names: Sequence[str]) -> None:
+        """Refuse adapters with increments that are not finite.
+
+        Raises:
+            AdapterError: there is one.
+        """
+        mine = [name for name in adapter_names if name in self.s2ft_delta]
+        if broken := [name for name in mine if not torch.isfinite(self.s2ft_delta[name]).all()]:
+            raise AdapterError(f"adapter {', '.join(broken)} holds values that are not finite; it was not merged")
 
     def unmerge(self) -> None:
         """Take merged increments out again: the weight is bitwise what it was. A layer without any is left alone."""
@@ -226,25 +238,34 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
         self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
     ) -> torch.Tensor:
         """Return the layer's output (..., out) for x (..., in)."""
-        if self.disable_adapters or self.merged:
-            if self.disable_adapters and self.merged:
-                self.unmerge()
-            if not self.merged:
-                self.settle(())
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        if self.merged:
             return self.base_layer(x, *args, **kwargs)
-        if adapter_names is not None:
+        if adapter_names is not None and not self.disable_adapters:
             return self._mixed(x, adapter_names)
-        names = tuple(name for name in self.active_adapters if name in self.s2ft_delta)
+        active = [] if self.disable_adapters else self.active_adapters
+        names = tuple(name for name in active if name in self.s2ft_delta)
         if any(self.form[name] == "gather" for name in names):
             self.settle(())
             return self._beside(x, names)
         self.settle(names)
-        if not names or not torch.is_grad_enabled():
-            return self.base_layer(x, *args, **kwargs)
-        return self._partial(x, names)
+        # Without increments too: autograd would save the weight itself, into which the next pass may write others.
+        if torch.is_grad_enabled() and (names or (x.requires_grad and self._is_frozen())):
+            return self._partial(x, names)
+        return self.base_layer(x, *args, **kwargs)
+
+    def _is_frozen(self) -> bool:
+        matrix = getattr(self.get_base_layer(), "weight", None)
+        return isinstance(matrix, torch.Tensor) and matrix.is_floating_point() and not matrix.requires_grad
 
     def _partial(self, x: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
         matrix, bias = structure.weight(self), self.get_base_layer().bias
+        if matrix.requires_grad:
+            raise AdapterError(
+                "the base weight is to be trained too, and increments stand in it; freeze it, or use "
+                'form="gather", which leaves it alone'
+            )
         device = x.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -259,7 +280,8 @@ class S2FTLayer(nn.Module, BaseTunerLayer):
             if self._order != order:
                 raise AdapterError(
                     "the base weights were reordered between a forward pass and its backward pass, by the first pass "
-                    'in training mode or a new adapter; do backward() first, or use form="gather"'
+                    "in training mode, by a new adapter, or since their state was asked for, as when saving; do "
+                    'backward() first, or use form="gather"'
                 )
             with self._held(names, matrix) as weight:
                 yield weight.to(dtype)

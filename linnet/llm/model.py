@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
@@ -19,7 +19,7 @@ from linnet.llm import registration, selection, structure
 from linnet.llm.config import S2FTConfig
 from linnet.llm.layer import S2FTLayer
 from linnet.llm.linear import COLUMNS, ROWS
-from linnet.llm.permutation import check_writable, inverse, order_with, permute
+from linnet.llm.permutation import check_writable, inverse, order_with, permuting
 from linnet.llm.selection import CALIBRATED, Share
 from linnet.llm.structure import INWARD, Structure
 
@@ -70,6 +70,7 @@ class S2FTModel(BaseTuner):
         self._trained: dict[str, tuple[int, list[int]]] = {}
         self._orders: dict[str, list[int]] = {}
         self._waiting: Any = None
+        self._states: list[Any] = []
         super().__init__(model, config, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage, state_dict=state_dict)
 
     # --- making adapters --------------------------------------------------------------------------
@@ -88,8 +89,7 @@ class S2FTModel(BaseTuner):
         if config.modules_to_save is None and config.task_type in HEADS:
             config.modules_to_save = list(HEADS[config.task_type])  # peft writes them into the given configuration only
         # What is selected, and the fingerprint, are of the base model as it was given.
-        reordered = bool(self._orders)
-        self.restore_order()
+        self._canonical()
         try:
             found = resolve(model, config)
             seal(model, config, found)
@@ -99,12 +99,12 @@ class S2FTModel(BaseTuner):
         self.configs[adapter_name] = config
         self._found = {s.key: s for s in found}
         self._trained = trained_channels(config, self._found)
+        self._watch_states()
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config.target_modules = sorted(self._trained)  # of many names peft has made a few endings
         # Weights are reordered when training begins, not before: whatever is refused until then leaves them alone.
-        reorder = reordered or (reorders(config) and not config.inference_mode)
-        if reorder and self._waiting is None:
-            self._waiting = model.register_forward_pre_hook(self._before)
+        if reorders(config) and not config.inference_mode:
+            self._wait()
 
     def _check_target_module_exists(self, peft_config: Any, key: str) -> bool:  # type: ignore[override]
         return key in self._trained  # whole names: endings may fit other modules too
@@ -139,7 +139,7 @@ class S2FTModel(BaseTuner):
             adapter_name: name of the new adapter, which becomes neither active nor trained.
 
         Raises:
-            AdapterError: an adapter is not there, or the new name is.
+            AdapterError: an adapter is not there, or the new name is; or one trained biases, or a head.
             ArgumentError: weights do not match the adapters.
 
         Source: yang2024, Section 6.2, Table 5.
@@ -154,6 +154,11 @@ class S2FTModel(BaseTuner):
         if biased := [name for name, c in zip(adapters, configs, strict=True) if c.bias != "none"]:
             raise AdapterError(
                 f"{', '.join(biased)} trained biases, which cannot be fused; merge and save the model instead"
+            )
+        if headed := [name for name, c in zip(adapters, configs, strict=True) if c.modules_to_save]:
+            raise AdapterError(
+                f"{', '.join(headed)} trained modules whole ({', '.join(configs[0].modules_to_save or ())}), which are "
+                "no increments of channels and cannot be fused; fuse adapters without modules_to_save"
             )
         config = copy.deepcopy(configs[0])
         config.targets = list(dict.fromkeys(role for c in configs for role in c.targets))
@@ -174,17 +179,17 @@ class S2FTModel(BaseTuner):
 
         Happens by itself before the first training step. The first adapter's come first, then those of the next ones.
         """
-        self._wait_no_longer()
         with self._base_weights():
-            if any(c.bias != "none" for c in self.configs.values()):
-                return  # biases of the other side would be reordered too, and are saved as they lie
-            for mine in self._found.values():
-                check_writable(self.model, mine)
-            for key, mine in self._found.items():
-                configs = [c for c in self.configs.values() if reorders(c)]
-                first = [unit for config in configs for unit in (config.units or {}).get(key, ())]
-                if first:
-                    self._reorder(mine, order_with(mine, first))
+            # With biases those of the other side would be reordered too, and they are saved as they lie.
+            if all(c.bias == "none" for c in self.configs.values()):
+                for mine in self._found.values():
+                    check_writable(self.model, mine)
+                for key, mine in self._found.items():
+                    configs = [c for c in self.configs.values() if reorders(c)]
+                    first = [unit for config in configs for unit in (config.units or {}).get(key, ())]
+                    if first:
+                        self._reorder(mine, order_with(mine, first))
+        self._wait_no_longer()  # only now: what was interrupted begins again with the next pass
 
     def restore_order(self) -> None:
         """Give the base weights their order back, bitwise."""
@@ -197,12 +202,20 @@ class S2FTModel(BaseTuner):
         now = self._orders.get(mine.key, list(range(mine.units)))
         if list(order) == now:
             return
-        at = inverse(now)
-        permute(self.model, mine, [at[unit] for unit in order])
-        if list(order) == sorted(order):
-            self._orders.pop(mine.key)
-        else:
-            self._orders[mine.key] = list(order)
+        at, before = inverse(now), self._orders
+        after = {key: o for key, o in before.items() if key != mine.key}
+        if list(order) != sorted(order):
+            after[mine.key] = list(order)
+        with permuting(self.model, mine, [at[unit] for unit in order]):
+            try:
+                self._take_note(mine, after)
+            except BaseException:
+                self._take_note(mine, before)
+                raise
+
+    def _take_note(self, mine: Structure, orders: dict[str, list[int]]) -> None:
+        """Let the model and the layers of a structure know how units lie."""
+        self._orders = orders
         for projection in mine.projections.values():
             module = self.model.get_submodule(projection.module)
             if isinstance(module, S2FTLayer):
@@ -225,13 +238,16 @@ class S2FTModel(BaseTuner):
     def _base_weights(self) -> Iterator[None]:
         """Take every increment out of the base weights; what was merged is merged again afterwards."""
         merged = {layer: list(layer.merged_adapters) for layer in self._layers() if layer.merged}
-        for layer in self._layers():
-            if layer in merged:
-                layer.unmerge()
-            layer.settle(())
-        yield
-        for layer, names in merged.items():
-            layer.merge(adapter_names=names)
+        try:
+            for layer in self._layers():
+                if layer in merged:
+                    layer.unmerge()
+                layer.settle(())
+            yield
+        finally:
+            for layer, names in merged.items():
+                if not layer.merged:
+                    layer.merge(adapter_names=names)
 
     def _layers(self) -> list[S2FTLayer]:
         return [module for module in self.model.modules() if isinstance(module, S2FTLayer)]
@@ -240,44 +256,82 @@ class S2FTModel(BaseTuner):
         if module.training:
             self.arrange()
 
+    def _wait(self) -> None:
+        if self._waiting is None:
+            self._waiting = self.model.register_forward_pre_hook(self._before)
+
     def _wait_no_longer(self) -> None:
         if self._waiting is not None:
             self._waiting.remove()
             self._waiting = None
 
     def unload(self) -> nn.Module:
-        """Return the base model without adapters, bitwise as it was given."""
+        """Return the base model without adapters, bitwise as it was given, but for trained biases and heads.
+
+        Those are no increments: peft trains them in place, or in a copy that takes the place of the module.
+        """
         for layer in self._layers():
             if layer.merged:
                 layer.unmerge()
-        self._wait_no_longer()
-        self.restore_order()
+        self._leave()
         return super().unload()
 
     def merge_and_unload(
         self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
     ) -> nn.Module:
-        """Return the base model with adapters written into it, its units in the order in which they were given."""
+        """Return the base model with adapters written into it, its units in the order in which they were given.
+
+        Raises:
+            AdapterError: with ``safe_merge`` an increment is not finite; nothing is merged then.
+        """
+        self._require_finite(safe_merge, adapter_names)
+        self._leave()
+        return super().merge_and_unload(progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Write adapters into the base weights, until ``unmerge_adapter``; see peft.
+
+        Raises:
+            AdapterError: with ``safe_merge`` an increment is not finite; nothing is merged then.
+        """
+        self._require_finite(safe_merge, adapter_names)
+        super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    def _require_finite(self, asked: bool, adapter_names: list[str] | None) -> None:
+        """Look at all layers before one of them is merged."""
+        if asked:
+            for layer in self._layers():
+                layer.require_finite(check_adapters_to_merge(layer, adapter_names))
+
+    def _leave(self) -> None:
+        """Give the order back for good: training begins no more."""
         self._wait_no_longer()
         self.restore_order()
-        return super().merge_and_unload(progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names)
+        for handle in self._states:
+            handle.remove()
+        self._states = []
 
     # --- states ---------------------------------------------------------------------------------
 
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._canonical()
-        super()._save_to_state_dict(*args, **kwargs)
+    def _watch_states(self) -> None:
+        """Let every module whose weight may be reordered give the order back before its state is read or written.
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._canonical()
-        super()._load_from_state_dict(*args, **kwargs)
+        Each of them, since states are taken of parts too: of the base model alone, of a block.
+        """
+        for handle in self._states:
+            handle.remove()
+        names = {p.module for mine in self._found.values() for p in mine.projections.values()}
+        self._states = []
+        for name in sorted(names):
+            module = structure.bare(self.model.get_submodule(name))
+            self._states.append(module.register_state_dict_pre_hook(self._canonical))
+            self._states.append(module.register_load_state_dict_pre_hook(self._canonical))
 
-    def _canonical(self) -> None:
+    def _canonical(self, *_: Any) -> None:
         """Give units their order back, until the next training step: a state is of the base model as it was given."""
         if self._orders:
             self.restore_order()
-            if self._waiting is None:
-                self._waiting = self.model.register_forward_pre_hook(self._before)
+            self._wait()
 
     @classmethod
     def _get_adapter_state_dict(
@@ -293,15 +347,7 @@ class S2FTModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        modules = dict(model.named_modules())
-        for key in [k for k in state_dict if k.endswith(".s2ft_channels")]:
-            name = key.removesuffix(".s2ft_channels")
-            layer = modules.get(name, modules.get(name.removeprefix("base_model.model.")))
-            if isinstance(layer, S2FTLayer) and tuple(state_dict[key].tolist()) != layer.channels.get(adapter_name):
-                raise AdapterError(
-                    f"the file holds other channels of {name} than the adapter {adapter_name} has; load it under a new "
-                    "name, or delete the adapter first"
-                )
+        check_channels(model, adapter_name, state_dict)
         kept = {k: v for k, v in state_dict.items() if not k.endswith(".s2ft_channels")}
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, kept)
 
@@ -325,6 +371,11 @@ class S2FTModel(BaseTuner):
             raise ArgumentError("adapter_names is for inference; call eval() first")
         if unknown := sorted(set(names) - set(self.configs) - {"__base__"}):
             raise AdapterError(f"no adapter is called {', '.join(unknown)}; there are {', '.join(self.configs)}")
+        if merged := sorted({name for layer in self._layers() for name in layer.merged_adapters}):
+            raise AdapterError(
+                f"{', '.join(merged)} is merged, for all examples alike; call unmerge_adapter() before giving each its "
+                "own with adapter_names"
+            )
 
         def hand_over(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             return given, named | {"adapter_names": names}
@@ -334,11 +385,46 @@ class S2FTModel(BaseTuner):
             names = [name for name in names for _ in range(beams)]
         listening = [m for m in self.modules() if isinstance(m, (S2FTLayer, AuxiliaryTrainingWrapper))]
         hooks = [module.register_forward_pre_hook(hand_over, with_kwargs=True) for module in listening]
+        hooks.append(expecting(self.model, len(names)))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def check_channels(model: nn.Module, adapter_name: str, state: Mapping[str, torch.Tensor]) -> None:
+    """Compare the channels that a saved adapter names with those of an adapter of the model.
+
+    Raises:
+        AdapterError: they are others.
+    """
+    modules = dict(model.named_modules())
+    for key, channels in state.items():
+        name, _, what = key.rpartition(".")
+        layer = modules.get(name, modules.get(name.removeprefix("base_model.model.")))
+        if what != "s2ft_channels" or not isinstance(layer, S2FTLayer):
+            continue
+        if tuple(channels.tolist()) != layer.channels.get(adapter_name):
+            raise AdapterError(
+                f"the file holds other channels of {name} than the adapter {adapter_name} has; load it under a new "
+                "name, or delete the adapter first"
+            )
+
+
+def expecting(model: nn.Module, examples: int) -> Any:
+    """Let a model refuse batches of another number of examples; return the handle of the hook.
+
+    Layers cannot tell: some models put examples and tokens into one axis.
+    """
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        batch = next((t for t in given if isinstance(t, torch.Tensor) and t.ndim > 1), None)
+        if batch is not None and len(batch) != examples:
+            raise ArgumentError(f"{examples} adapter names for {len(batch)} examples: give one each")
+
+    return model.register_forward_pre_hook(look, with_kwargs=True)
 
 
 def reorders(config: S2FTConfig) -> bool:
@@ -359,6 +445,7 @@ def resolve(model: nn.Module, config: S2FTConfig) -> list[Structure]:
         ArgumentError: the strategy needs data.
     """
     found = structure.find(model, config.placed())
+    require_apart(found)
     owners: dict[int, str] = {}
     for mine in found:
         for name in {p.module for p in mine.projections.values()}:
@@ -385,12 +472,32 @@ def resolve(model: nn.Module, config: S2FTConfig) -> list[Structure]:
             raise StructureError(
                 f"{key} has units 0 to {by_key[key].units - 1}, each at most once; given: {list(units)}"
             )
+        if not set(config.targets) & set(by_key[key].projections):
+            raise StructureError(
+                f"units of {key} are given, and none of its matrices is to be trained; targets are "
+                f"{', '.join(config.targets)}"
+            )
     config.target_modules = sorted(trained_channels(config, by_key))
-    if not config.target_modules:
-        raise StructureError(
-            f"units {sorted(config.units)} and targets {', '.join(config.targets)} have nothing in common"
-        )
     return found
+
+
+def require_apart(found: Sequence[Structure]) -> None:
+    """Refuse structures of which one matrix would be reordered twice.
+
+    Raises:
+        StructureError: two parts of a module have rows in common.
+    """
+    taken: dict[str, list[tuple[int, float, str]]] = {}
+    for mine in found:
+        for role, p in mine.projections.items():
+            rows = (p.start, p.stop) if role in mine.inward else (0, float("inf"))
+            for start, stop, other in taken.setdefault(p.module, []):
+                if rows[0] < stop and start < rows[1]:
+                    raise StructureError(
+                        f"{role} and {other} of {mine.block} have rows of {p.module} in common, which would be "
+                        "reordered twice; name parts that do not overlap"
+                    )
+            taken[p.module].append((*rows, role))
 
 
 def budget(model: nn.Module, config: S2FTConfig) -> int:
@@ -420,6 +527,11 @@ def select(
     scores: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, list[int]]:
     """Return the units that a configuration selects, by structure; with scores (units,) where it looks at data."""
+    sizes = {mine.key: mine.units for mine in found}
+    for key, units in (config.excluded or {}).items():
+        if not set(units) <= set(range(sizes.get(key, 0))):
+            has = f"units 0 to {sizes[key] - 1}" if key in sizes else f"no such structure, but {found[0].key}"
+            raise StructureError(f"excluded names units {list(units)} of {key}; the model has {has}")
     out = {}
     for share in chosen_shares(model, config, found):
         mine = share.structure
@@ -439,7 +551,7 @@ def select(
 def calibrate(
     config: S2FTConfig,
     model: nn.Module,
-    batches: Sequence[Mapping[str, Any]],
+    batches: Iterable[Mapping[str, Any]],
     *,
     fraction: float = 1.0,
     loss: Callable[[nn.Module, Mapping[str, Any]], torch.Tensor] | None = None,
@@ -449,7 +561,7 @@ def calibrate(
     Args:
         config: with strategy activation, product or gradient.
         model: the base model, left as it was.
-        batches: keyword arguments of the model, with labels for gradient.
+        batches: keyword arguments of the model, with labels for gradient; all are read before one is looked at.
         fraction: part of the batches to look at, at least one, drawn with the configuration's seed; the paper
             takes 0.01.
         loss: for gradient, from model and batch to a scalar; by default the ``loss`` of the model's output.
@@ -468,6 +580,7 @@ def calibrate(
         raise ArgumentError("calibrate on the base model before it is under adapters, or after unload()")
     out = copy.deepcopy(config)
     found = structure.find(model, out.placed())
+    batches = list(batches)
     if batches:
         n = max(1, round(fraction * len(batches)))
         drawn = np.random.default_rng(config.seed).permutation(len(batches))[:n]
@@ -492,13 +605,13 @@ def trained_channels(config: S2FTConfig, found: Mapping[str, Structure]) -> dict
     return out
 
 
-def fingerprint(model: nn.Module, config: S2FTConfig, found: Sequence[Structure]) -> str | None:
-    """Return a hash of the base weights under the trained channels.
+def fingerprint(model: nn.Module, config: S2FTConfig, found: Sequence[Structure]) -> list[str] | None:
+    """Return hashes of the base weights under the trained channels.
 
-    They are rounded to bfloat16 first: the same base in float32 and in bfloat16 has one fingerprint. None where
-    weights are not in memory or quantised.
+    They are rounded to bfloat16, and to float16 and then to bfloat16: the same base in float32 has one hash in common
+    with itself in bfloat16, and one with itself in float16. None where weights are not in memory or quantised.
     """
-    digest = hashlib.sha256()
+    plain, half = hashlib.sha256(), hashlib.sha256()
     for name, (axis, channels) in sorted(trained_channels(config, {s.key: s for s in found}).items()):
         module = model.get_submodule(name)
         try:
@@ -511,9 +624,10 @@ def fingerprint(model: nn.Module, config: S2FTConfig, found: Sequence[Structure]
             return None
         if values.device.type == "meta":
             return None
-        digest.update(f"{name} {tuple(values.shape)} ".encode())
-        digest.update(values.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
+        for digest, rounded in ((plain, values), (half, values.to(torch.float16))):
+            digest.update(f"{name} {tuple(values.shape)} ".encode())
+            digest.update(rounded.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes())
+    return list(dict.fromkeys((plain.hexdigest(), half.hexdigest())))
 
 
 def seal(model: nn.Module, config: S2FTConfig, found: Sequence[Structure]) -> None:
@@ -525,11 +639,11 @@ def seal(model: nn.Module, config: S2FTConfig, found: Sequence[Structure]) -> No
     mine = fingerprint(model, config, found)
     if config.base is None:
         config.base = mine
-    elif mine is not None and mine != config.base:
+    elif mine is not None and not set(mine) & set(config.base):
         raise AdapterError(
             f"the adapter was trained on another base model: the weights under its channels have the fingerprint "
-            f"{config.base[:12]}, those of this model {mine[:12]}. Load it onto its own base; if you mean to put it "
-            "onto this one, set base to null in adapter_config.json"
+            f"{config.base[0][:12]}, those of this model {mine[0][:12]}. Load it onto its own base; if you mean to "
+            "put it onto this one, set base to null in adapter_config.json"
         )
 
 

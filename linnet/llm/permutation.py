@@ -8,7 +8,8 @@ Source: yang2024, Section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -62,9 +63,12 @@ def check_writable(model: nn.Module, structure: Structure) -> None:
             )
 
 
-@torch.no_grad()
-def permute(model: nn.Module, structure: Structure, order: Sequence[int]) -> None:
-    """Reorder the units of a structure in place: the unit at place i is the one that was at ``order[i]``.
+@contextlib.contextmanager
+def permuting(model: nn.Module, structure: Structure, order: Sequence[int]) -> Iterator[None]:
+    """Reorder the units of a structure in place, and take note of it in the context: both happen, or none does.
+
+    A model of which some matrices are reordered and others are not computes something else, and nobody could tell:
+    whatever stops it half-way, be it Ctrl-C or want of memory, puts all matrices back.
 
     Args:
         model: what the structure was found in.
@@ -76,18 +80,42 @@ def permute(model: nn.Module, structure: Structure, order: Sequence[int]) -> Non
     """
     check_order(structure, order)
     check_writable(model, structure)
+    written: list[tuple[torch.Tensor, torch.Tensor]] = []
+    try:
+        with torch.no_grad():
+            for part, axis, index in _parts(model, structure, list(order)):
+                written.append((part, part.clone()))
+                part.copy_(part.index_select(axis, index))
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for part, before in written:
+                part.copy_(before)
+        raise
+
+
+def permute(model: nn.Module, structure: Structure, order: Sequence[int]) -> None:
+    """Reorder the units of a structure in place; see :func:`permuting`."""
+    with permuting(model, structure, order):
+        pass
+
+
+def _parts(
+    model: nn.Module, structure: Structure, order: list[int]
+) -> Iterator[tuple[torch.Tensor, int, torch.Tensor]]:
+    """Yield what a reordering writes to: views of weights and biases, the axis, and what comes where along it."""
     for role, projection in structure.projections.items():
         module = model.get_submodule(projection.module)
         matrix = structures.weight(module)
-        index = torch.tensor(structure.channels(role, list(order)), device=matrix.device)
-        if role in structure.inward:
-            rows = slice(projection.start, projection.stop)
-            matrix[rows] = matrix[index]
-            bias = getattr(structures.bare(module), "bias", None)
-            if isinstance(bias, torch.Tensor):
-                bias[rows] = bias[index]
-        else:
-            matrix.copy_(matrix[:, index])
+        index = torch.tensor(structure.channels(role, order), device=matrix.device)
+        if role not in structure.inward:
+            yield matrix, 1, index
+            continue
+        rows, index = slice(projection.start, projection.stop), index - projection.start
+        yield matrix[rows], 0, index
+        bias = getattr(structures.bare(module), "bias", None)
+        if isinstance(bias, torch.Tensor):
+            yield bias[rows], 0, index.to(bias.device)
 
 
 def inverse(order: Sequence[int]) -> list[int]:

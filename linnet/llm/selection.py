@@ -18,6 +18,7 @@ from torch import nn
 
 from linnet.errors import ArgumentError, BudgetError
 from linnet.llm import structure as structures
+from linnet.llm.modes import evaluating
 from linnet.llm.structure import INWARD, Structure
 
 Strategy = Literal["random", "weight", "activation", "product", "gradient"]
@@ -263,17 +264,15 @@ def _own_loss(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
     """Evaluate with every parameter frozen, and give modes and flags back."""
-    training = model.training
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    model.eval()
-    for p, _ in flags:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        model.train(training)
-        for p, flag in flags:
-            p.requires_grad_(flag)
+    with evaluating(model):
+        for p, _ in flags:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p, flag in flags:
+                p.requires_grad_(flag)
 
 
 def _activations(

@@ -22,6 +22,7 @@ from linnet.llm import structure
 from linnet.llm.adapters import tuner
 from linnet.llm.layer import S2FTLayer
 from linnet.llm.linear import COLUMNS, ROWS
+from linnet.llm.model import expecting
 
 BASE = "__base__"
 """What names no adapter, as in peft."""
@@ -232,6 +233,7 @@ class Server:
             return lambda _module, given, out: bank.add(out, given[0], which)
 
         hooks = [bank.base.register_forward_hook(hook(bank)) for bank in self.banks.values()]
+        hooks.append(expecting(self.model, len(numbers)))
         try:
             yield self.model
         finally:

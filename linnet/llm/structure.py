@@ -54,7 +54,7 @@ class Layout:
         """Return the layout that a configuration file holds.
 
         Raises:
-            StructureError: a key is unknown, a role is missing, or one is unknown.
+            StructureError: a key is unknown, a role is missing or unknown, or no matrix is named.
         """
         known = {"block", "attention", "feed_forward", "heads", "key_value_heads"}
         if unknown := sorted(set(written) - known):
@@ -62,6 +62,10 @@ class Layout:
         if not written.get("block"):
             raise StructureError(
                 f'a layout says where the blocks are, such as block = "layers.*"; given: {dict(written)}'
+            )
+        if not written.get("attention") and not written.get("feed_forward"):
+            raise StructureError(
+                f"a layout names the matrices of attention, of feed_forward, or both; given: {written}"
             )
         roles: dict[str, Mapping[str, str]] = {}
         for kind in ("attention", "feed_forward"):

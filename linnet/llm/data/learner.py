@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from linnet.errors import ArgumentError
 from linnet.llm.data.base import Example, Task
 from linnet.llm.models import LanguageModel
+from linnet.llm.modes import evaluating
 
 Call = Callable[..., Any]
 """A model, or what stands for one: called with the names of ``Batch.inputs``, it returns something with ``logits``."""
@@ -181,13 +182,8 @@ class Classes(Learner):
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
     """Let a model be asked: in evaluation mode, without gradients. Afterwards it is in the mode in which it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        yield
 
 
 def learner(language: LanguageModel, task: Task) -> Learner:
