@@ -324,7 +324,7 @@ def _findings(_: str) -> str:
         rows = ledger["claims"]
         for row in rows:
             named = f"[`{row['id']}`](#{_place(model['name'], row['id'])})"
-            out.append(f"| {named} | {row['source']} | {_badge(row['verdict'])} | {text.plain(row['finding'])} |")
+            out.append(_line(named, row["source"], _badge(row["verdict"]), text.plain(row["finding"])))
         for row in rows:
             out += ["", f"### {row['id']} {{ #{_place(model['name'], row['id'])} }}", "", *_effects(row)]
         out.append("")
@@ -350,8 +350,13 @@ def _effects(row: Mapping[str, Any]) -> list[str]:
                 between += f"; within ±{effect['margin']:.3g}"
         said = effect["says"] if effect["counts"] else f"({effect['says']})"
         cells = (said, effect["unit"], f"{effect['mean']:.3g}", between, _badge(effect["verdict"]))
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(_line(*cells))
     return lines
+
+
+def _line(*cells: str) -> str:
+    """Return a line of a table; norms have bars, too."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _costs(_: str) -> str:

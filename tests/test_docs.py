@@ -351,7 +351,7 @@ def finding(**changes):
         "id": "llm/some",
         "verdict": "disagrees",
         "source": "x",
-        "finding": "y",
+        "finding": "at most |x|",
         "reason": None,
         "effects": effects,
     } | changes
@@ -376,6 +376,7 @@ def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
     assert "| one seed |" in made
     assert "| 3 | at most 0.05 |" in made
     assert "| (aside) | nats |" in made
+    assert "at most \\|x\\| |" in made
     assert "It could not be measured: nothing fits." in made
     assert "[`llm/some`](#tiny-some)" in made
     assert "{ #tiny-some }" in made

@@ -262,9 +262,9 @@ def device_name(device: str) -> str:
         if info.exists()
         else set()
     )
-    return (
-        f"{' / '.join(sorted(names)) or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    processor = " / ".join(sorted(names)) or platform.processor() or platform.machine()
+    return f"{processor}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def weights_of(model: nn.Module) -> str:
