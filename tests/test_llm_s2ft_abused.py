@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers_at_hand import batch, same, tiny, weights
+from transformers_at_hand import batch, fill, layers, same, tiny, weights
 
 import linnet.llm
 from linnet.errors import AdapterError, ArgumentError
@@ -17,20 +17,6 @@ from linnet.llm.layer import S2FTLayer
 from linnet.llm.serving import Server
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
-
-
-def layers(model):
-    return [m for m in model.modules() if isinstance(m, S2FTLayer)]
-
-
-def fill(model, adapter="default", seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for layer in layers(model):
-            if adapter in layer.s2ft_delta:
-                p = layer.s2ft_delta[adapter]
-                p.copy_(0.3 * torch.randn(p.shape, generator=generator))
-    return model
 
 
 def wrapped(name="llama", dtype=torch.float64, **config):

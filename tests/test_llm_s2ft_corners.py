@@ -9,28 +9,14 @@ import transformers as t
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.conversion import convert_to_lora
 from torch import nn
-from transformers_at_hand import CONFIGS, batch, same, tiny, weights
+from transformers_at_hand import CONFIGS, batch, fill, layers, same, tiny, weights
 
 import linnet.llm
 from linnet.errors import AdapterError, ArgumentError, StructureError
 from linnet.llm import S2FTConfig, S2FTModel, calibrate, increments
-from linnet.llm.layer import S2FTLayer
 
 EVERY = ["query", "key", "value", "output", "up", "gate", "down"]
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
-
-
-def layers(model):
-    return [m for m in model.modules() if isinstance(m, S2FTLayer)]
-
-
-def fill(model, adapter="default", seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for layer in layers(model):
-            if adapter in layer.s2ft_delta:
-                p = layer.s2ft_delta[adapter]
-                p.copy_(0.3 * torch.randn(p.shape, generator=generator))
 
 
 def tuned(name="llama", dtype=torch.float64, **config):

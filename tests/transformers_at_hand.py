@@ -5,6 +5,8 @@ import functools
 import torch
 import transformers as t
 
+from linnet.llm.layer import S2FTLayer
+
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 31}
 FED = SMALL | {"intermediate_size": 24, "max_position_embeddings": 32}
 GROUPED = FED | {"num_key_value_heads": 2}
@@ -77,3 +79,19 @@ def weights(model):
 def same(one, other):
     """Return whether two sets of weights are bitwise the same."""
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def layers(model):
+    """Return the layers of a model under S2FT that are trained in part."""
+    return [m for m in model.modules() if isinstance(m, S2FTLayer)]
+
+
+def fill(model, adapter="default", seed=3):
+    """Give an adapter random increments; return the model."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in layers(model):
+            if adapter in layer.s2ft_delta:
+                p = layer.s2ft_delta[adapter]
+                p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+    return model
