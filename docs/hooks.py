@@ -309,14 +309,13 @@ def _findings(_: str) -> str:
     out = []
     for path in sorted(FIGURES.glob("llm-*.json")):
         ledger = json.loads(path.read_text(encoding="utf-8"))
-        model, versions = ledger["model"], ledger["versions"]
-        said = ", ".join(f"{name} {version}" for name, version in versions.items())
+        model = ledger["model"]
         seeds = ", ".join(map(str, ledger["seeds"]))
         out += [
             f"## {model['name']} {{ #{model['name']} }}",
             "",
-            f"{text.plain(model['description'])}. Budget `{ledger['budget']}`, seeds {seeds}; {ledger['device']}; "
-            f"{said}. Everything measured is in `figures/{path.name}`.",
+            f"{text.plain(model['description'])}. Budget `{ledger['budget']}`, seeds {seeds}. "
+            f"{' '.join(_measured_with(ledger['claims']))} Everything measured is in `figures/{path.name}`.",
             "",
             "| finding | stated in | verdict | the source says |",
             "| --- | --- | --- | --- |",
@@ -329,6 +328,18 @@ def _findings(_: str) -> str:
             out += ["", f"### {row['id']} {{ #{_place(model['name'], row['id'])} }}", "", *_effects(row)]
         out.append("")
     return "\n".join(out) or "Nothing has been measured yet: `make findings` does it."
+
+
+def _measured_with(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return with what findings were measured: a sentence for all, or one for each device and versions."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        versions = ", ".join(f"{name} {version}" for name, version in row["measured"]["versions"].items())
+        found.setdefault(f"{row['measured']['device']}; {versions}.", []).append(f"`{row['id']}`")
+    if len(found) == 1:
+        return list(found)
+    most = max(found, key=lambda said: len(found[said]))
+    return [most, *(f"But {', '.join(names)}: {said}" for said, names in found.items() if said != most)]
 
 
 def _place(model: str, finding: str) -> str:
@@ -406,11 +417,11 @@ def _budgets(_: str) -> str:
     from linnet.llm.checks.workbench import BUDGETS
 
     out = [
-        "| budget | steps | batch | examples | evaluated | tokens | rates |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| budget | steps | batch | examples | evaluated | beyond | tokens | rates |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, b in BUDGETS.items():
-        sizes = (b.steps, b.batch_size, b.train, b.evaluated, b.tokens, len(b.rates))
+        sizes = (b.steps, b.batch_size, b.train, b.evaluated, b.beyond, b.tokens, len(b.rates))
         out.append(f"| `{name}` | {' | '.join(map(str, sizes))} |")
     return "\n".join(out)
 

@@ -172,14 +172,14 @@ app.add_typer(llm, name="llm")
 
 @llm.command("verify")
 def llm_verify(
-    checks: Annotated[list[str] | None, typer.Argument(help="Ids such as llm/memorisation; all by default.")] = None,
+    checks: Annotated[list[str] | None, typer.Argument(help="Ids, or files of your own; all by default.")] = None,
     model: Annotated[str, typer.Option(help="smollm2, minilm, or the folder of a model.")] = "minilm",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     budget: Annotated[Literal["quick", "small", "full"], typer.Option(help="How long each model is trained.")] = "full",
     seed: Annotated[list[int] | None, typer.Option(help="May be given several times; five by default.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU; all by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of finished measurements; build/llm/MODEL.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the ledger as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the ledger as JSON, beside what it holds.")] = None,
 ) -> None:
     """Measure what the papers find on a real model: agrees, disagrees or undecided, with effects and intervals.
 

@@ -362,15 +362,16 @@ def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
     assert "make findings" in hooks._findings("")
     ledger = {
         "model": {"name": "tiny", "description": "a tiny model", "kind": "causal"},
-        "versions": {"torch": "2"},
         "seeds": [0, 42],
         "budget": "quick",
-        "device": "some processor",
         "claims": [finding(), finding(id="llm/other", verdict="failed", reason="nothing fits", effects=[])],
     }
+    with_what = {"device": "some processor", "versions": {"torch": "2"}, "code": "0"}
+    for row in ledger["claims"]:
+        row["measured"] = with_what
     (tmp_path / "llm-tiny.json").write_text(json.dumps(ledger), encoding="utf-8")
     made = hooks._findings("")
-    for said in ("## tiny", "Budget `quick`, seeds 0, 42; some processor; torch 2", "figures/llm-tiny.json"):
+    for said in ("## tiny", "Budget `quick`, seeds 0, 42. some processor; torch 2. Every", "figures/llm-tiny.json"):
         assert said in made
     assert "| a \\| b | nats | 0.123 | 0.1 to 0.2 | <span" in made
     assert "| one seed |" in made
@@ -380,6 +381,9 @@ def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
     assert "It could not be measured: nothing fits." in made
     assert "[`llm/some`](#tiny-some)" in made
     assert "{ #tiny-some }" in made
+    ledger["claims"] += [finding(id="llm/third", measured=with_what | {"device": "another"})]
+    (tmp_path / "llm-tiny.json").write_text(json.dumps(ledger), encoding="utf-8")
+    assert "some processor; torch 2. But `llm/third`: another; torch 2. Everything" in hooks._findings("")
 
 
 def test_costs_are_those_of_the_benchmark(hooks, tmp_path, monkeypatch):

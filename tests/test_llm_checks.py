@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from linnet.llm.training import Score
 from linnet.sweep.journal import Journal
 
 QUICK = BUDGETS["quick"]
-SMALL = dataclasses.replace(QUICK, steps=2, batch_size=2, train=4, evaluated=4)
+SMALL = dataclasses.replace(QUICK, steps=2, batch_size=2, train=4, evaluated=4, beyond=4)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,6 +165,14 @@ def test_a_finding_is_all_of_its_effects():
     assert together([agrees, disagrees, undecided]) == "disagrees"
 
 
+def test_what_stands_beside_makes_no_interval_wider():
+    rows = [{"0": a, "1": a, "beside": a} for a in (1.0, 2.0, 3.0)]
+    promises = {"0": Promise("", ""), "1": Promise("", ""), "beside": Promise("", "", counts=False)}
+    found = judge(promises, rows)
+    assert [e.low for e in found[:2]] == pytest.approx([judged([1.0, 2.0, 3.0], others=1).low] * 2)
+    assert found[2].low == pytest.approx(judged([1.0, 2.0, 3.0]).low)
+
+
 def test_a_promise_beside_does_not_decide():
     rows = [{"counts": 1.0, "beside": -1.0}, {"counts": 1.1, "beside": -1.1}, {"counts": 0.9, "beside": -0.9}]
     effects = judge({"counts": Promise("", ""), "beside": Promise("", "", counts=False)}, rows)
@@ -256,17 +265,65 @@ def test_what_a_seed_decides_is_decided_anew_for_the_tuning_seed():
     assert set(asked) == {3, TUNING_SEED}
 
 
-def test_the_best_rate_is_chosen():
-    budget = dataclasses.replace(SMALL, rates=(1e-6, 3.0, 1e-3))
-    bench = Workbench(language("causal"), budget)
-    task = bench.task("chain_sum", TUNING_SEED)
-    losses = {}
-    for factor in budget.rates:
-        alone = Workbench(bench.language, dataclasses.replace(budget, rates=(factor,)))
-        run = alone.run(LoRA(rank=2), "chain_sum", TUNING_SEED)
-        losses[run.rate] = by_distance(run.scores, task, "in")
-    assert bench.rate(LoRA(rank=2), "chain_sum") == min(losses, key=losses.__getitem__)
-    assert len(set(losses.values())) == 3
+@pytest.mark.parametrize(
+    ("found", "best"),
+    [
+        ({0.1: (1, 0.5), 1.0: (2, 0.9), 10.0: (1, 0.4)}, 1.0),  # the most accurate, whatever its loss
+        ({0.1: (1, 0.5), 1.0: (1, 0.3), 10.0: (1, 0.4)}, 1.0),  # of equally accurate ones that of the least loss
+        ({0.1: (0, 0.5), 1.0: (1, 0.3), 10.0: (2, 4.0)}, 10.0),
+    ],
+)
+def test_the_best_rate_is_chosen(monkeypatch, found, best):
+    bench = Workbench(language("causal"), dataclasses.replace(SMALL, rates=tuple(found)))
+    first, asked, inside = workbench.RATES["LoRA"], [], bench.task("chain_sum", TUNING_SEED).evaluation
+
+    def trained(self, system, task, seed, rate):
+        assert seed == TUNING_SEED
+        asked.append(rate)
+        return contextlib.nullcontext((SimpleNamespace(model=None), None))
+
+    def scored(model, ask, examples):
+        assert examples == inside["chain_sum short"].examples
+        correct, loss = found[round(asked[-1] / first, 6)]
+        return Score(np.full(2, loss), np.arange(2) < correct)
+
+    monkeypatch.setattr(Workbench, "_trained", trained)
+    monkeypatch.setattr(workbench, "evaluate", scored)
+    assert bench.rate(LoRA(rank=2), "chain_sum") == pytest.approx(best * first)
+    assert len(asked) == 3
+
+
+def test_all_ways_of_selection_are_trained_at_the_rate_of_the_random_one(trainings):
+    bench = Workbench(language("causal"), dataclasses.replace(SMALL, rates=(0.5, 1.0)))
+    numbers = CHECKS["llm/selection"].measure(bench, 0)
+    assert len(trainings) == 2 + 9
+    assert set(trainings[2:]) == {bench.rate(matched.s2ft(bench, "chain_sum"), "chain_sum")}
+    assert {v for k, v in numbers.items() if k.endswith("learning rate")} == set(trainings[2:])
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_as_many_examples_are_asked_as_the_budget_has(kind):
+    bench = Workbench(language(kind), dataclasses.replace(SMALL, evaluated=7, beyond=5))
+    task = bench.task(bench.main_task, 0)
+    sizes = {"in": [7], "near": [5], "far": [2, 2, 2] if kind == "causal" else []}  # far ones are shared by three sets
+    for distance, expected in sizes.items():
+        found = [s.examples for s in task.evaluation.values() if s.distance == distance]
+        assert [len(examples) for examples in found] == expected
+        if kind == "encoder":
+            for examples in found:
+                positive = sum(e.label for e in examples)
+                assert positive - (len(examples) - positive) in (0, 1)
+    run = bench.run(LoRA(rank=1), bench.main_task, 0)
+    assert (run.train.n, {n: s.n for n, s in run.scores.items()}) == (
+        4,
+        {n: len(s.examples) for n, s in task.evaluation.items()},
+    )
+    few = bench.run(LoRA(rank=1), bench.main_task, 0, distances=("in",))
+    assert [task.evaluation[n].distance for n in few.scores] == ["in"]
+    assert few.row()["scores"].items() <= run.row()["scores"].items()
+    with pytest.raises(ArgumentError, match="no scores near"):
+        by_distance(few.scores, task, "near")
+    assert "a: loss near" not in workbench.beside({"a": few}, task)
 
 
 def test_a_rate_that_diverges_is_not_chosen():
@@ -281,7 +338,7 @@ def test_a_task_that_is_not_there(benches):
     with pytest.raises(ArgumentError, match="no task 'chain_sum' for tiny; give one of reviews"):
         benches["encoder"].task("chain_sum", 0)
     task = benches["causal"].task("chain_sum", 0)
-    with pytest.raises(ArgumentError, match="no evaluation set nowhere"):
+    with pytest.raises(ArgumentError, match="no scores nowhere"):
         by_distance({}, task, "nowhere")
 
 
@@ -361,9 +418,9 @@ def test_a_check_keeps_its_promises(benches, name, kind):
 
 
 def test_memorisation_is_measured_on_a_real_model():
-    tiniest = dataclasses.replace(SMALL, steps=1, evaluated=2, train=2, tokens=8)
+    tiniest = dataclasses.replace(SMALL, steps=1, evaluated=2, beyond=2, train=2, tokens=8)
     check, bench = CHECKS["llm/memorisation"], Workbench(models.load("minilm"), tiniest)
-    assert len(judge(check.promises(bench), [check.measure(bench, 0)])) == 9
+    assert len(judge(check.promises(bench), [check.measure(bench, 0)])) == 15
 
 
 def test_every_check_says_where_it_is_from():
@@ -374,7 +431,7 @@ def test_every_check_says_where_it_is_from():
         assert check.source.startswith(("yang2024", "liu2025"))
         assert set(check.kinds) <= {"causal", "encoder"}
     files = {path.stem for path in (Path(workbench.__file__).parent).glob("*.py")}
-    assert files - {"__init__", "base", "workbench", "matched", "deltas"} == {
+    assert files - {"__init__", "base", "workbench", "matched", "deltas", "scores"} == {
         name.removeprefix("llm/").replace("-", "_") for name in CHECKS
     }
 
@@ -383,28 +440,44 @@ def test_every_check_says_where_it_is_from():
 
 
 class Told(Workbench):
-    """A bench whose trainings end as a test says: ``told`` maps system, distance and examples to a loss."""
+    """A bench whose trainings end as a test says: ``told`` maps system, distance and examples to how good they are."""
 
-    def run(self, recipe, name, seed, *, train=None):
+    def run(self, recipe, name, seed, *, train=None, tuned=None, distances=("in", "near", "far")):
         system = recipe if isinstance(recipe, System) else recipe(seed)
         task = self.task(name, seed, train=train)
-        scores = {n: score(self.told(system, s.distance, len(task.train))) for n, s in task.evaluation.items()}
+        asked = {n: s for n, s in task.evaluation.items() if s.distance in distances}
+        scores = {n: score(self.told(system, s.distance, len(task.train))) for n, s in asked.items()}
         return Run(system.n_parameters(self.specimen(name)), 0.1, score(0.0), scores)
 
 
-def score(loss):
-    return Score(np.array([loss]), np.array([True]))
+class Scored(Score):
+    """A score whose accuracy is a number that no share of examples is, so that it cannot be taken for the loss."""
+
+    @property
+    def accuracy(self):
+        return 10 - self.loss
 
 
-def told(kind, losses, budget=SMALL, **sizes):
+def score(good):
+    """Return a score of this loss, below zero, and of an accuracy that is ten more than it is good."""
+    return Scored(np.array([-good]), np.array([True]))
+
+
+def told(kind, goods, budget=SMALL, **sizes):
     out = Told(language(kind, **sizes), budget)
-    out.told = losses
+    out.told = goods
     return out
 
 
 def measured(name, bench):
+    """Return what decides, by promise; where losses stand beside, they say the same."""
     numbers, promises = CHECKS[name].measure(bench, 0), CHECKS[name].promises(bench)
-    return {key: numbers[key] for key in promises}
+    for key in promises:
+        if key.endswith(", loss"):
+            assert numbers[key] == pytest.approx(numbers[key.removesuffix(", loss")])
+            assert promises[key].says.startswith("loss: ")
+            assert not promises[key].counts
+    return {key: numbers[key] for key, promise in promises.items() if promise.counts}
 
 
 @pytest.mark.parametrize("kind", ["causal", "encoder"])
@@ -418,11 +491,11 @@ def test_table_4_agrees_with_its_paper(kind):
         "away": dict(zip(columns, (79.6, 78.4, 78.4, 77.1, 80.0, 76.8, 79.8, 77.8, 79.5), strict=True)),
     }
 
-    def loss(system, distance, n):
+    def good(system, distance, n):
         row = rows["in" if distance == "in" else "away"]
-        return 100 - row[system.strategy, system.largest]
+        return row[system.strategy, system.largest]
 
-    found = measured("llm/selection", told(kind, loss))
+    found = measured("llm/selection", told(kind, good))
     away = {"causal": "far", "encoder": "near"}[kind]
     assert all(value > 0 for value in found.values())
     assert found["A smallest (in)"] == pytest.approx(87.3 - 86.6)
@@ -435,7 +508,7 @@ def test_table_4_agrees_with_its_paper(kind):
 @pytest.mark.parametrize("kind", ["causal", "encoder"])  # the encoder has no gate
 def test_figure_4_is_read_by_groups(kind):
     losses = {"query": 5.0, "key": 7.0, "value": 3.0, "up": 4.0, "gate": 2.0, "output": 1.0, "down": 2.0}
-    found = measured("llm/components", told(kind, lambda system, *_: losses[system.targets[0]]))
+    found = measured("llm/components", told(kind, lambda system, *_: -losses[system.targets[0]]))
     middle = 3.0 if kind == "causal" else 3.5
     assert list(found.values()) == pytest.approx([6.0 - middle, middle - 1.5])
 
@@ -447,7 +520,7 @@ def test_table_5_agrees_with_its_paper(bench, monkeypatch):
     def adapter(bench, recipe, name, seed):
         made = recipe if isinstance(recipe, LoRA) else recipe(seed)
         label = "LoRA" if recipe is made else "S2FT" if made.excluded is None else "S2FT on others"
-        return fusion._Adapter({"label": label}, score(-alone[label][names.index(name)]))
+        return fusion._Adapter({"label": label}, score(alone[label][names.index(name)]))
 
     def mark(model, increments, weight):
         model.label = increments["label"]  # the second one says which pair it is
@@ -456,7 +529,7 @@ def test_table_5_agrees_with_its_paper(bench, monkeypatch):
     monkeypatch.setattr(fusion, "_adapter", adapter)
     monkeypatch.setattr(fusion, "put", mark)
     monkeypatch.setattr(
-        fusion, "_inside", lambda bench, model, name, seed: score(-fused[model.label][names.index(name)])
+        fusion, "_inside", lambda bench, model, name, seed: score(fused[model.label][names.index(name)])
     )
     found = measured("llm/fusion", bench)
     for at in fusion.WEIGHTS:
@@ -465,12 +538,12 @@ def test_table_5_agrees_with_its_paper(bench, monkeypatch):
 
 
 def test_figure_2_agrees_with_its_paper():
-    full = {5: 1.3, 10: 1.2, 20: 1.1, 50: 0.9, 100: 0.8, 200: 0.7}
+    full = {5: 0.7, 10: 0.8, 20: 0.9, 50: 1.1, 100: 1.2, 200: 1.3}
 
-    def loss(system, distance, n):
+    def good(system, distance, n):
         return full[n // 2] if isinstance(system, FullFT) else 1.0
 
-    found = measured("llm/data", told("encoder", loss, dataclasses.replace(SMALL, steps=200)))
+    found = measured("llm/data", told("encoder", good, dataclasses.replace(SMALL, steps=200)))
     assert found == pytest.approx(
         {"5 a class": 0.3, "10 a class": 0.2, "50 a class": 0.1, "100 a class": 0.2, "200 a class": 0.3, "gain": 0.6}
     )
@@ -481,20 +554,21 @@ def test_sizes_that_a_training_cannot_see_are_left_out(steps, most):
     bench = told("encoder", lambda *_: 1.0, dataclasses.replace(SMALL, steps=steps, batch_size=2))
     names = set(measured("llm/data", bench))
     assert names == {"gain", *(f"{size} a class" for size in (5, 10, 50, 100, 200) if size <= most)}
-    assert f"that at {most} a class" in CHECKS["llm/data"].promises(bench)["gain"].says
+    assert f"from 5 to {most} examples a class" in CHECKS["llm/data"].promises(bench)["gain"].says
 
 
 def test_figure_3_agrees_with_its_paper():
-    losses = {LoRA(rank=8): 0.5, LoRA(rank=16): 0.49, LoRA(rank=32): 0.48, TopLayers(): 0.6, TopLayers(layers=2): 0.4}
-    found = measured("llm/rank", told("encoder", lambda system, *_: losses[system]))
+    good = {LoRA(rank=8): 0.5, LoRA(rank=16): 0.51, LoRA(rank=32): 0.52, TopLayers(): 0.4, TopLayers(layers=2): 0.6}
+    found = measured("llm/rank", told("encoder", lambda system, *_: good[system]))
     assert found == pytest.approx({"rank 16": 0.01, "rank 32": 0.02, "layers": 0.2 - 0.02})
 
 
 def test_theorem_4_2_is_read_as_losses():
     far = {"FullFT": 2.0, "LoRA": 3.0, "S2FT": 1.0}
-    bench = told("causal", lambda system, distance, n: far[type(system).__name__] if distance == "far" else 0.5)
+    bench = told("causal", lambda system, distance, n: -(far[type(system).__name__] if distance == "far" else 0.5))
     bench.untrained = lambda name, seed: {
-        n: score({"in": 4.0, "near": 9.0, "far": 1.5}[s.distance]) for n, s in bench.task(name, seed).evaluation.items()
+        n: score(-{"in": 4.0, "near": 9.0, "far": 1.5}[s.distance])
+        for n, s in bench.task(name, seed).evaluation.items()
     }
     assert measured("llm/forgetting", bench) == pytest.approx(
         {"S2FT bounded": 1.5 + 3 * 2.0 - 1.0, "LoRA at least the shift": 1.0, "S2FT over LoRA": 2.0}

@@ -18,7 +18,7 @@ from linnet.llm.checks.base import judge
 from linnet.llm.checks.workbench import BUDGETS, Workbench
 from linnet.llm.data.base import EvaluationSet, Example, Task
 
-SMALL = dataclasses.replace(BUDGETS["quick"], steps=3, batch_size=2, train=4, evaluated=4)
+SMALL = dataclasses.replace(BUDGETS["quick"], steps=3, batch_size=2, train=4, evaluated=4, beyond=4)
 FULL, LORA, S2FT = efficiency.FULL, efficiency.LORA, efficiency.MINE
 EQUAL = {FULL: 1.0, LORA: 1.0, S2FT: 1.0}
 EFFICIENCY, SERVING = CHECKS["llm/efficiency"], CHECKS["llm/serving"]

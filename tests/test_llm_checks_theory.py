@@ -24,7 +24,7 @@ from linnet.llm.structure import ROLES
 from linnet.llm.systems import S2FT, FullFT, LoRA, places
 from linnet.llm.training import evaluate
 
-SMALL = dataclasses.replace(BUDGETS["quick"], steps=3, batch_size=2, train=8, evaluated=4, tokens=12)
+SMALL = dataclasses.replace(BUDGETS["quick"], steps=3, batch_size=2, train=8, evaluated=4, beyond=4, tokens=12)
 NAMES = ("llm/capacity", "llm/spectrum", "llm/sensitivity", "llm/bridge")
 
 
@@ -255,7 +255,7 @@ def test_losses_are_those_of_truncated_weights(benches, numbers, kind):
         assert found[f"{label}: training loss"] == pytest.approx(learned[label], rel=1e-10)
     for share, part in spectrum.SHARES.items():
         assert found[f"plateau ({share})"] == pytest.approx(
-            spectrum.LITTLE - (losses[f"critical rank ({share})"] - losses["whole"]), abs=1e-12
+            spectrum.LOSS.little - (losses[f"critical rank ({share})"] - losses["whole"]), abs=1e-12
         )
         rank, energy = int(found[f"critical rank ({share}): rank"]), sum(float((s**2).sum()) for s in values.values())
         beyond = [sum(float((s[r:] ** 2).sum()) for s in values.values()) for r in (rank - 1, rank)]

@@ -121,11 +121,58 @@ def test_what_does_not_count_is_written_so(small, tmp_path, one_thread, capsys):
 def test_the_ledger_says_what_it_was_measured_with(small, tmp_path, one_thread):
     to = tmp_path / "ledger.json"
     verify.command(["llm/permutation"], str(small), "cpu", "quick", [0], 1, tmp_path / "out", to)
-    written = json.loads(to.read_text())
-    assert written["versions"]["linnet"] == linnet.__version__
+    (row,) = json.loads(to.read_text())["claims"]
+    with_what = row["measured"]
+    assert with_what["versions"]["linnet"] == linnet.__version__
     for name in ("torch", "transformers", "peft", "numpy", "scipy"):
-        assert written["versions"][name] == version(name)
-    assert re.search(rf", {torch.get_num_threads()} threads?$", written["device"])
+        assert with_what["versions"][name] == version(name)
+    assert re.search(rf", {torch.get_num_threads()} threads?$", with_what["device"])
+    assert with_what["code"] == verify._code()
+
+
+def test_a_ledger_grows_by_what_is_measured_of_the_same(small, tmp_path, one_thread):
+    to, rest = tmp_path / "ledger.json", (1, tmp_path / "out", tmp_path / "ledger.json")
+
+    def rows():
+        return {row["id"]: row for row in ledgers.read(to)["claims"]}
+
+    verify.command(["llm/permutation"], str(small), "cpu", "quick", [0, 42], *rest)
+    (first,) = rows().values()
+    verify.command(["llm/increments"], str(small), "cpu", "quick", [0, 42], *rest)
+    assert list(rows()) == ["llm/increments", "llm/permutation"]
+    assert rows()["llm/permutation"] == first
+    to.write_text(to.read_text().replace('"agrees"', '"undecided"'))
+    verify.command(["llm/permutation"], str(small), "cpu", "quick", [0, 42], *rest)
+    assert rows()["llm/permutation"] == first  # the new row in place of the old one
+    before = to.read_bytes()
+    for budget, seeds, said in (
+        ("small", [0, 42], "budget quick there, small now"),
+        ("quick", [0], "seeds 0 42 there"),
+    ):
+        with pytest.raises(DataError, match=f"measured otherwise .{said}.*give another file"):
+            verify.command(["llm/permutation"], str(small), "cpu", budget, seeds, *rest)
+    other = tmp_path / "other" / "small"
+    other.mkdir(parents=True)
+    folder(other, reader(seed=1))
+    with pytest.raises(DataError, match=r"model small \w+ there, small \w+ now"):
+        verify.command(["llm/permutation"], str(other), "cpu", "quick", [0, 42], 1, tmp_path / "elsewhere", to)
+    assert to.read_bytes() == before
+    to.write_text("{}")
+    with pytest.raises(DataError, match="is no ledger"):
+        verify.command(["llm/permutation"], str(small), "cpu", "quick", [0, 42], *rest)
+    assert to.read_text() == "{}"
+
+
+def test_what_is_measured_is_written_before_the_rest_is(small, tmp_path, one_thread, monkeypatch):
+    def stopped(self, bench, seed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(CHECKS["llm/permutation"]), "measure", stopped)
+    to = tmp_path / "ledger.json"
+    with pytest.raises(KeyboardInterrupt):
+        verify.command(["llm/increments", "llm/permutation"], str(small), "cpu", "quick", [0], 1, tmp_path / "out", to)
+    assert [row["id"] for row in ledgers.read(to)["claims"]] == ["llm/increments"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
 
 
 def test_one_seed_is_written_without_an_interval(small, tmp_path, one_thread):
@@ -162,6 +209,41 @@ def test_a_stopped_run_goes_on(small, tmp_path, one_thread, monkeypatch):
         return row["effects"], row["beside"]
 
     assert effects("second") == effects("third") == effects("fourth")
+
+
+MINE = """
+from linnet.llm.checks import Check, Promise
+
+
+class Mine(Check):
+    id = "mine/number"
+    source = "our notes"
+    finding = "It is {number}."
+
+    def promises(self, bench):
+        return {{"number": Promise("the number", "", "at_most", 2.0)}}
+
+    def measure(self, bench, seed):
+        return {{"number": {number}}}
+"""
+
+
+def test_a_finding_of_ones_own_is_measured_from_its_file(run, small, tmp_path):
+    file, to = tmp_path / "mine.py", tmp_path / "ledger.json"
+    at = ("--model", small, "--budget", "quick", "--seed", 0, "--out", tmp_path / "out")
+    for number, word in (("1.0", "agrees"), ("3.0", "disagrees")):  # the second file is not mistaken for the first
+        file.write_text(MINE.format(number=number))
+        assert run("llm", "verify", file, "llm/permutation", *at, "--json", to)[0] == 0
+        verdicts = {row["id"]: row["verdict"] for row in ledgers.read(to)["claims"]}
+        assert verdicts == {"llm/permutation": "agrees", "mine/number": word}
+    for text, said in (
+        ("1 / 0", "does not run: ZeroDivisionError"),
+        ("from linnet.llm.checks.rank import Rank", "defines no finding"),
+        (MINE.format(number=1).replace("mine/number", "llm/rank"), "llm/rank is a finding of linnet's"),
+    ):
+        file.write_text(text)
+        assert said in refused(run("llm", "verify", file, *at))
+    assert "no file" in refused(run("llm", "verify", tmp_path / "none.py", *at))
 
 
 def test_results_of_other_code_are_not_mixed(small, tmp_path, one_thread, monkeypatch):

@@ -147,6 +147,10 @@ def load(name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtyp
         known = ", ".join(PACKAGED)
         raise DataError(f"no model {str(name)!r}: it is none of {known}, and no folder; give one of these, or a folder")
     model, tokenizer, kind = read(folder)
+    if kind == "causal":
+        # Of the last positions of a batch, which do not lie together, torch would multiply each example alone with a
+        # frozen vocabulary.
+        model.get_output_embeddings().register_forward_pre_hook(_together)
     try:
         model.to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:
@@ -163,6 +167,10 @@ def load(name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtyp
         versions=versions | {"transformers": transformers.__version__, "torch": torch.__version__},
         description=f"{title}; {size}",
     )
+
+
+def _together(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (args[0].contiguous(), *args[1:])
 
 
 def located(module: str, requirement: str) -> Path:

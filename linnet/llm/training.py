@@ -197,7 +197,7 @@ def _parts(
         model: nn.Module = prepared
 
         def make(lr: float, weight_decay: float, head_lr: float | None) -> Any:
-            return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+            return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
     else:
         model, parameters, make = prepared.model, list(prepared.parameters), prepared.optimizer
     if not parameters:

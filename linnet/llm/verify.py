@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -19,9 +20,10 @@ from torch import nn
 
 import linnet
 from linnet.errors import ArgumentError, LinnetError
-from linnet.llm.checks import CHECKS, Check
+from linnet.llm.checks import CHECKS, Check, checks_in_file
 from linnet.llm.checks.base import Effect, judge, together
 from linnet.llm.checks.workbench import BUDGETS, SEEDS, TUNING_SEED, Workbench
+from linnet.llm.ledger import Ledger
 from linnet.llm.models import LanguageModel, load
 from linnet.sweep.journal import Journal
 from linnet.trials.ledger import KEYS
@@ -82,17 +84,22 @@ class Finding:
 
 
 def chosen(names: Sequence[str], language: LanguageModel) -> list[Check]:
-    """Return the checks of these ids that fit a model; all by default.
+    """Return the checks that ids, or paths of files, stand for; without any, all of linnet's that fit a model.
 
     Raises:
-        ArgumentError: no such check, or it is for other kinds of models.
+        ArgumentError: no such check or file, or it is for other kinds of models.
     """
-    if unknown := [name for name in names if name not in CHECKS]:
-        raise ArgumentError(f"no check {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+    if not names:
+        return [check for check in CHECKS.values() if language.kind in check.kinds]
+    found: dict[str, Check] = {}
     for name in names:
-        if language.kind not in CHECKS[name].kinds:
-            raise ArgumentError(f"{name} is for {' and '.join(CHECKS[name].kinds)} models; {language.name} is none")
-    return [c for name, c in CHECKS.items() if (not names or name in names) and language.kind in c.kinds]
+        if not name.endswith(".py") and name not in CHECKS:
+            raise ArgumentError(f"no check {name}; there are {', '.join(CHECKS)}, or give the path of a file")
+        found |= checks_in_file(Path(name)) if name.endswith(".py") else {name: CHECKS[name]}
+    for name, check in found.items():
+        if language.kind not in check.kinds:
+            raise ArgumentError(f"{name} is for {' and '.join(check.kinds)} models; {language.name} is none")
+    return [found[name] for name in sorted(found)]
 
 
 def findings(
@@ -117,7 +124,7 @@ def findings(
         measured, seconds = [], 0.0
         try:
             for seed in seeds:
-                key = json.dumps([check.id, seed, budget])
+                key = json.dumps([check.id, seed, budget, *_written(check)])
                 if not journal.done(key):
                     progress(f"{check.id}, seed {seed}")
                     began = time.perf_counter()
@@ -156,15 +163,14 @@ def command(
         seeds: one measurement each; by default the five of the workbench.
         threads: of the CPU; as many as there are if None. More than are free are much slower than one.
         out: folder in which finished measurements are kept.
-        to: where to write the ledger.
+        to: where to write the ledger; findings of the same model, budget and seeds that it holds already stay.
 
     Raises:
-        LinnetError: the model, a check or the device is not there, or a file cannot be written.
+        LinnetError: the model, a check or the device is not there, or a file cannot be written, or holds findings
+            that were measured otherwise.
     """
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from linnet.report.files import Outputs
 
     seeds = SEEDS if seeds is None else seeds
     if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
@@ -180,49 +186,39 @@ def command(
     where.mkdir(parents=True, exist_ok=True)
     # SpFT's layers build a sparse tensor in every step, and PyTorch says once that it trusts the indices.
     warnings.filterwarnings("ignore", message="Sparse invariant checks")
-    with Outputs([] if to is None else [to]) as outputs:
-        identity = {
-            "linnet": linnet.__version__,
-            "code": _code(),
-            "model": language.name,
-            "device": device_name(device),
-            "weights": weights_of(language.model),
-            **{name: installed for name in PACKAGES if (installed := _version(name))},
-            **language.versions,
-        }
-        console = Console(stderr=True)
-        found: list[Finding] = []
-        with (
-            Journal(where / "journal.sqlite", identity) as journal,
-            Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                TimeElapsedColumn(),
-                console=console,
-                disable=not console.is_terminal,
-            ) as bar,
-        ):
-            bench = Workbench(language, BUDGETS[budget], device, journal)
-            line = bar.add_task(f"0 of {len(checks)}")
+    weights = weights_of(language.model)
+    versions = {
+        "linnet": linnet.__version__,
+        **{name: installed for name in PACKAGES if (installed := _version(name))},
+        **language.versions,
+    }
+    measured = {"device": device_name(device), "code": _code(), "versions": versions}
+    model_row = {"name": language.name, "description": language.description, "kind": language.kind, "weights": weights}
+    ledger = Ledger(
+        to, {"linnet": linnet.__version__, "seed": seeds[0], "budget": budget, "seeds": list(seeds), "model": model_row}
+    )
+    identity = {"code": measured["code"], "model": language.name, "device": measured["device"], "weights": weights}
+    console = Console(stderr=True)
+    found: list[Finding] = []
+    with (
+        Journal(where / "journal.sqlite", versions | identity) as journal,
+        Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        ) as bar,
+    ):
+        bench = Workbench(language, BUDGETS[budget], device, journal)
+        line = bar.add_task(f"0 of {len(checks)}")
 
-            def tell(doing: str) -> None:
-                bar.update(line, description=f"{len(found)} of {len(checks)} checks; {doing}")
+        def tell(doing: str) -> None:
+            bar.update(line, description=f"{len(found)} of {len(checks)} checks; {doing}")
 
-            for finding in findings(bench, checks, seeds, journal, budget, tell):
-                found.append(finding)
-        ledger = {
-            "linnet": linnet.__version__,
-            "seed": seeds[0],
-            "budget": budget,
-            "claims": [finding.row() for finding in found],
-            "seeds": list(seeds),
-            "model": {"name": language.name, "description": language.description, "kind": language.kind},
-            "device": identity["device"],
-            "versions": {k: v for k, v in identity.items() if k not in ("code", "device", "model", "weights")},
-        }
-        if to is not None:
-            outputs.part(to).write_text(json.dumps(ledger, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            outputs.commit()
+        for finding in findings(bench, checks, seeds, journal, budget, tell):
+            found.append(finding)
+            ledger.add(finding.row() | {"measured": measured})
     show(found, Console())
     return int(any(f.verdict == "failed" for f in found))
 
@@ -281,6 +277,13 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:  # of data that not every check needs
         return None
+
+
+def _written(check: Check) -> list[str]:
+    """Return a digest of the file of a check that is not linnet's, of whose code nothing else tells; else none."""
+    if type(check).__module__.startswith("linnet."):
+        return []
+    return [hashlib.blake2b(Path(inspect.getfile(type(check))).read_bytes(), digest_size=8).hexdigest()]
 
 
 def _code() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -17,7 +18,7 @@ from linnet.llm.checks.workbench import Workbench
 Word = Literal["agrees", "disagrees", "undecided"]
 Sense = Literal["above", "within", "at_most"]
 LEVEL = 0.95
-"""Of all intervals of one check together."""
+"""Of all intervals of one check that decide, together; and of all that stand beside."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class Check(ABC):
 def judge(promises: Mapping[str, Promise], measured: Sequence[Mapping[str, float]]) -> list[Effect]:
     """Return the effects of a check from its numbers, one mapping a seed.
 
-    The intervals are Student's, at a level of 95 % for all effects of the check together (Bonferroni).
+    The intervals are Student's, at a level of 95 % for all effects together that decide, and for all together that
+    stand beside (Bonferroni): what is looked at besides makes a verdict no harder to reach.
 
     Raises:
         NonFiniteError: a number is NaN or infinite, be it one that nothing was promised of.
@@ -117,10 +119,13 @@ def judge(promises: Mapping[str, Promise], measured: Sequence[Mapping[str, float
     for row in measured:
         if broken := [f"{name} is {value}" for name, value in row.items() if not math.isfinite(value)]:
             raise NonFiniteError(f"{'; '.join(broken)}: a number that is not finite proves nothing")
-    tested, seeds = sum(promise.sense != "at_most" for promise in promises.values()), len(measured)
-    half = 0.0  # of an interval's length, in standard deviations of the numbers
-    if tested and seeds > 1:
-        half = float(stats.t.isf((1 - LEVEL) / (2 * tested), seeds - 1)) / math.sqrt(seeds)
+    tested = Counter(promise.counts for promise in promises.values() if promise.sense != "at_most")
+    seeds = len(measured)
+    # Halves of the intervals' lengths, in standard deviations of the numbers.
+    halves = {
+        counts: float(stats.t.isf((1 - LEVEL) / (2 * n), seeds - 1)) / math.sqrt(seeds) if seeds > 1 else math.inf
+        for counts, n in tested.items()
+    }
     out = []
     for name, promise in promises.items():
         values = np.array([row[name] for row in measured], dtype=float)
@@ -130,7 +135,7 @@ def judge(promises: Mapping[str, Promise], measured: Sequence[Mapping[str, float
             out.append(Effect(name, promise, tuple(values.tolist()), largest, largest, largest, word))
             continue
         mean = float(values.mean())
-        spread = half * float(values.std(ddof=1)) if seeds > 1 else math.inf
+        spread = halves[promise.counts] * float(values.std(ddof=1)) if seeds > 1 else math.inf
         low, high = mean - spread, mean + spread
         out.append(Effect(name, promise, tuple(values.tolist()), mean, low, high, _word(promise, low, high)))
     return out

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Mapping
 
 from linnet.errors import StructureError
 from linnet.llm.checks import matched
 from linnet.llm.checks.base import Check, Promise
-from linnet.llm.checks.workbench import Workbench, beside, by_distance
+from linnet.llm.checks.scores import MEASURES
+from linnet.llm.checks.workbench import Workbench, beside
 from linnet.llm.selection import cost
 from linnet.llm.structure import ROLES, find
 from linnet.llm.systems.s2ft import S2FT
@@ -22,7 +24,7 @@ GROUPS = {
 
 
 class Components(Check):
-    """Loss in distribution of S2FT on one matrix of every block, at one budget.
+    """Accuracy in distribution of S2FT on one matrix of every block, at one budget.
 
     The order is one of groups, and is read as an order of their means. The budget is a whole number of heads in every
     block, that which comes nearest to the share of the other checks, so that every matrix trains exactly as many
@@ -42,27 +44,30 @@ class Components(Check):
     def promises(self, bench: Workbench) -> Mapping[str, Promise]:
         """Return two comparisons, of neighbouring groups."""
         return {
-            f"{worse} < {better}": Promise(
-                f"loss in the distribution: mean of {worse} above mean of {better}", "nats an example"
+            measure.key(f"{worse} < {better}"): measure.promise(
+                f"in distribution: the mean of {better} better than that of {worse}"
             )
+            for measure in MEASURES
             for worse, better in itertools.pairwise(GROUPS)
         }
 
     def measure(self, bench: Workbench, seed: int) -> Mapping[str, float]:
-        """Return the differences of the groups' mean losses for one seed."""
+        """Return the differences of the groups' means for one seed."""
         name = bench.main_task
         task, most = bench.task(name, seed), budget(bench, name)
         runs = {
-            role.capitalize(): bench.run(S2FT(most=most, targets=(role,), seed=seed), name, seed)
+            role: bench.run(S2FT(most=most, targets=(role,), seed=seed), name, seed, distances=("in",))
             for role in roles(bench, name)
         }
-        losses = {label: by_distance(run.scores, task, "in") for label, run in runs.items()}
-        means = []
-        for group in GROUPS.values():
-            found = [losses[role.capitalize()] for role in group if role.capitalize() in losses]
-            means.append(sum(found) / len(found))
-        promised = dict(zip(self.promises(bench), (means[0] - means[1], means[1] - means[2]), strict=True))
-        return promised | beside(runs, task)
+        out: dict[str, float] = {}
+        for measure in MEASURES:
+            good = {role: measure.at(run.scores, task, "in") for role, run in runs.items()}
+            means = {
+                label: statistics.fmean(good[role] for role in group if role in good) for label, group in GROUPS.items()
+            }
+            pairs = itertools.pairwise(GROUPS)
+            out |= measure.keyed({f"{worse} < {better}": means[better] - means[worse] for worse, better in pairs})
+        return out | beside({role.capitalize(): run for role, run in runs.items()}, task)
 
 
 def roles(bench: Workbench, name: str) -> list[str]:

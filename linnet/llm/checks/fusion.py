@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from linnet.llm.checks import matched
 from linnet.llm.checks.base import Check, Promise
 from linnet.llm.checks.deltas import deltas, put
+from linnet.llm.checks.scores import MEASURES, Measure
 from linnet.llm.checks.workbench import Recipe, Workbench
 from linnet.llm.model import resolve
 from linnet.llm.systems.s2ft import S2FT
@@ -22,12 +23,12 @@ PAIRS = {"LoRA": ("LoRA", "LoRA"), "overlapping": ("S2FT", "S2FT"), "disjoint": 
 
 
 class Fusion(Check):
-    """How much loss it adds to put two adapters into one model, for LoRA, and S2FT on the same and on other channels.
+    """What it costs to put two adapters into one model, for LoRA, and S2FT on the same and on other channels.
 
     The first two tasks of the workbench stand for the paper's commonsense and arithmetic. At equal numbers of
     parameters each adapter is trained on one of them; the fused model is the base with both increments added, times a
-    weight, and is asked in the distribution of either task. The number is the mean over the tasks of its loss less that
-    of the task's own adapter.
+    weight, and is asked in the distribution of either task. The number is the mean over the tasks of the accuracy
+    that it lacks beside the task's own adapter.
 
     The paper does "weighted fusion" and prints no weights. Both readings are tried, and the finding must hold of both:
     1/2 each, weights of a mean, and 1 each, the sum of what was learned. The increments themselves are added, which is
@@ -35,7 +36,7 @@ class Fusion(Check):
 
     On the same channels ("overlapping") the second adapter trains the heads and channels of the first; on disjoint
     ones it has its own, drawn among the others. That overlapping S2FT loses more than LoRA, as in the table, is not
-    promised; the losses stand beside.
+    promised; the numbers stand beside.
     """
 
     id = "llm/fusion"
@@ -45,16 +46,17 @@ class Fusion(Check):
 
     def promises(self, bench: Workbench) -> Mapping[str, Promise]:
         """Return two comparisons at two weights."""
-        says = "loss that fusion adds, {}, at weights {}: that of {} above that of S2FT on disjoint channels"
+        says = "what fusion costs on {}, at weights {}: more for {} than for S2FT on disjoint channels"
         tasks = " and ".join(bench.tasks[:2])
         return {
-            f"{other} ({at})": Promise(says.format(tasks, at, whose), "nats an example")
+            measure.key(f"{other} ({at})"): measure.promise(says.format(tasks, at, whose))
+            for measure in MEASURES
             for at in WEIGHTS
             for other, whose in (("LoRA", "LoRA"), ("overlapping", "S2FT on overlapping ones"))
         }
 
     def measure(self, bench: Workbench, seed: int) -> Mapping[str, float]:
-        """Return the differences of what fusion adds for one seed."""
+        """Return the differences of what fusion costs for one seed."""
         names = bench.tasks[:2]
         s2ft = matched.s2ft(bench, names[0])
         systems: dict[str, Recipe] = {
@@ -70,20 +72,25 @@ class Fusion(Check):
         }
         out = {f"{label}: alone, {name}: {k}": v for (name, label), a in adapters.items() for k, v in _numbers(a.score)}
         for at, weight in WEIGHTS.items():
-            added = {}
+            lost: dict[str, dict[Measure, float]] = {}
             for pair, labels in PAIRS.items():
                 parts = [adapters[key] for key in zip(names, labels, strict=True)]
                 model = bench.fresh(bench.task(names[0], seed), seed).eval()
                 for part in parts:
                     put(model, part.increments, weight)
                 scores = [_inside(bench, model, name, seed) for name in names]
-                added[pair] = sum(s.loss - part.score.loss for s, part in zip(scores, parts, strict=True)) / 2
+                lost[pair] = {
+                    m: sum(m.of(part.score) - m.of(s) for s, part in zip(scores, parts, strict=True)) / 2
+                    for m in MEASURES
+                }
                 out |= {
                     f"{pair}: fused ({at}), {name}: {k}": v
                     for name, score in zip(names, scores, strict=True)
                     for k, v in _numbers(score)
                 }
-            out |= {f"{pair} ({at})": added[pair] - added["disjoint"] for pair in added if pair != "disjoint"}
+            for m in MEASURES:
+                more = {f"{pair} ({at})": lost[pair][m] - lost["disjoint"][m] for pair in lost if pair != "disjoint"}
+                out |= m.keyed(more)
         return out
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from linnet.llm.checks.base import Check, Promise
-from linnet.llm.checks.workbench import Workbench, by_distance
+from linnet.llm.checks.scores import MEASURES
+from linnet.llm.checks.workbench import Workbench, beside
 from linnet.llm.structure import ROLES
 from linnet.llm.systems.full import FullFT
 from linnet.llm.systems.lora import LoRA
@@ -22,7 +23,7 @@ def _percent(ratio: float) -> str:
 
 
 class Memorisation(Check):
-    """Training loss and loss far from the training data, of SpFT, LoRA and full fine-tuning."""
+    """Training loss, and accuracy far from the training data, of SpFT, LoRA and full fine-tuning."""
 
     id = "llm/memorisation"
     source = "yang2024, Figure 2"
@@ -33,45 +34,43 @@ class Memorisation(Check):
 
     def promises(self, bench: Workbench) -> Mapping[str, Promise]:
         """Return three comparisons a ratio."""
-        where = _far(bench)
+        where = f"out of distribution ({bench.away})"
         out = {}
         for ratio in RATIOS:
             at = f"at {_percent(ratio)}"
             out[f"training {at}"] = Promise(f"training loss of LoRA above that of SpFT, {at}", "nats an example")
-            out[f"SpFT over full FT {at}"] = Promise(
-                f"loss {where} of full fine-tuning above that of SpFT, {at}", "nats an example"
-            )
-            out[f"full FT over LoRA {at}"] = Promise(
-                f"loss {where} of LoRA, {at}, above that of full fine-tuning", "nats an example"
-            )
+            for measure in MEASURES:
+                out[measure.key(f"SpFT over full FT {at}")] = measure.promise(
+                    f"{where}: SpFT, {at}, better than full fine-tuning"
+                )
+                out[measure.key(f"full FT over LoRA {at}")] = measure.promise(
+                    f"{where}: full fine-tuning better than LoRA, {at}"
+                )
         return out
 
     def measure(self, bench: Workbench, seed: int) -> Mapping[str, float]:
-        """Return the differences of losses of one seed."""
+        """Return the differences of one seed."""
         name = bench.main_task
         task = bench.task(name, seed)
         model = bench.fresh(task, seed)
         total = sum(p.numel() for p in model.parameters())
         full = bench.run(FullFT(), name, seed)
-        far = _far(bench)
-        out = {}
+        out: dict[str, float] = {}
+        runs = {"full FT": full}
         for ratio in RATIOS:
             at = f"at {_percent(ratio)}"
             roles = _roles(model, int(ratio * total))
             sparse = bench.run(SpFT.at_budget(model, int(ratio * total), seed=seed, roles=roles), name, seed)
             low_rank = bench.run(LoRA.at_budget(model, int(ratio * total), roles=roles), name, seed)
             out[f"training {at}"] = low_rank.train.loss - sparse.train.loss
-            losses = [by_distance(run.scores, task, far) for run in (sparse, full, low_rank)]
-            out[f"SpFT over full FT {at}"] = losses[1] - losses[0]
-            out[f"full FT over LoRA {at}"] = losses[2] - losses[1]
-        return out
+            runs |= {f"SpFT {at}": sparse, f"LoRA {at}": low_rank}
+            for measure in MEASURES:
+                first, middle, last = (measure.at(run.scores, task, bench.away) for run in (sparse, full, low_rank))
+                differences = {f"SpFT over full FT {at}": first - middle, f"full FT over LoRA {at}": middle - last}
+                out |= measure.keyed(differences)
+        return out | beside(runs, task)
 
 
 def _roles(model: nn.Module, budget: int) -> tuple[str, ...]:
     """Return which maps both train: all, or query and value where the least of all is above the budget."""
     return ROLES if LoRA(rank=1).n_moments(model) <= budget else ("query", "value")
-
-
-def _far(bench: Workbench) -> str:
-    """Return the distance at which the model can be asked: an encoder's head answers one question alone."""
-    return "near" if bench.language.kind == "encoder" else "far"

@@ -7,6 +7,7 @@ from typing import get_args
 
 from linnet.llm.checks.base import Check, Promise
 from linnet.llm.checks.matched import allowed
+from linnet.llm.checks.scores import ACCURACY
 from linnet.llm.checks.workbench import Workbench
 from linnet.llm.data.attack import Level, attack
 from linnet.llm.systems.adalora import AdaLoRA
@@ -19,8 +20,6 @@ from linnet.llm.systems.prefix import PrefixTuning
 from linnet.llm.training import evaluate
 
 TASK = "reviews"
-COMPARABLE = 0.05
-"""Clean accuracies that differ by less are called comparable; the paper's best PEFT method is 0.013 ahead."""
 
 
 class Robustness(Check):
@@ -29,7 +28,8 @@ class Robustness(Check):
     The paper's AdvGLUE and adversarial SQuAD hold texts that others attacked once for all; here every model is attacked
     itself, by letters and by words (:mod:`linnet.llm.data.attack`), with as many questions asked. The accuracy under
     attack is that of all examples attacked, those that were wrong in the first place among them, the mean over both
-    levels. Clean accuracy is that of all examples in the distribution.
+    levels. Clean accuracies that differ by less than 0.05 are called comparable; the paper's best PEFT method is 0.013
+    ahead. Clean accuracy is that of all examples in the distribution.
     """
 
     id = "llm/robustness"
@@ -47,7 +47,7 @@ class Robustness(Check):
                 f"clean accuracy of full fine-tuning less that of {label}",
                 "share of the examples",
                 "within",
-                COMPARABLE,
+                ACCURACY.little,
             )
             out[f"{label}: attacked"] = Promise(
                 f"accuracy under attack of full fine-tuning above that of {label}", "share of the examples"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from linnet.llm import spectrum
 from linnet.llm.capacity import ROUNDING
 from linnet.llm.checks.base import Check, Promise
-from linnet.llm.checks.rank import LITTLE
+from linnet.llm.checks.scores import LOSS
 from linnet.llm.checks.workbench import Workbench
 from linnet.llm.data.base import Example
 from linnet.llm.data.learner import Learner
@@ -76,8 +76,8 @@ class Spectrum(Check):
         }
         return out | {
             f"plateau ({share})": Promise(
-                f"{LITTLE} nats less what the whole increment gains, in distribution, over the one cut to the critical "
-                f"rank for {share} of the energy",
+                f"{LOSS.little} nats less what the whole increment gains, in distribution, over the one cut to the "
+                f"critical rank for {share} of the energy",
                 "nats an example",
             )
             for share in SHARES
@@ -116,7 +116,7 @@ class Spectrum(Check):
                     f"{label}: root of the energy": at.energy**0.5,
                     f"{label}: gap": at.gap,
                 }
-        gains = {f"plateau ({share})": LITTLE - (losses[rank][1] - whole[1]) for share, rank in critical.items()}
+        gains = {f"plateau ({share})": LOSS.little - (losses[rank][1] - whole[1]) for share, rank in critical.items()}
         return {"bound": max(ratios.values()), **gains, **out}
 
 

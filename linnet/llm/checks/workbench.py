@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
 from linnet.errors import ArgumentError, NonFiniteError
-from linnet.llm.data.base import Distance, Task
+from linnet.llm.data.base import Distance, Example, Task
 from linnet.llm.data.learner import Learner, learner
 from linnet.llm.data.reasoning import PUZZLES, reasoning
 from linnet.llm.data.reviews import reviews
@@ -57,7 +58,8 @@ class Budget:
         steps: of a training.
         batch_size: examples a step.
         train: training examples; of reviews, half of them of each class.
-        evaluated: examples in each evaluation set.
+        evaluated: examples in distribution that a trained model is asked.
+        beyond: examples at each distance out of it, shared by the sets of that distance; as many of the training set.
         tokens: of a review; it is cut behind so many.
         rates: factors on a system's learning rate that are tried on the tuning seed.
         attacked: examples that are attacked, on each level.
@@ -68,6 +70,7 @@ class Budget:
     batch_size: int
     train: int
     evaluated: int
+    beyond: int
     tokens: int
     rates: tuple[float, ...]
     attacked: int
@@ -77,13 +80,9 @@ class Budget:
 HEAD_RATE = 3e-3
 """Learning rate of an encoder's new head, under every system: what differs is then what the systems do to the model."""
 BUDGETS: Mapping[str, Budget] = {
-    "quick": Budget(steps=6, batch_size=4, train=24, evaluated=16, tokens=24, rates=(1.0,), attacked=2, queries=12),
-    "small": Budget(
-        steps=20, batch_size=8, train=160, evaluated=50, tokens=32, rates=(1 / 3, 1.0), attacked=10, queries=20
-    ),
-    "full": Budget(
-        steps=50, batch_size=8, train=200, evaluated=100, tokens=40, rates=(1 / 3, 1.0, 3.0), attacked=20, queries=40
-    ),
+    "quick": Budget(6, 4, 24, evaluated=16, beyond=12, tokens=24, rates=(1.0,), attacked=2, queries=12),
+    "small": Budget(20, 8, 160, evaluated=100, beyond=36, tokens=32, rates=(1 / 3, 1.0), attacked=10, queries=20),
+    "full": Budget(50, 8, 200, evaluated=200, beyond=100, tokens=40, rates=(1 / 3, 1.0, 3.0), attacked=20, queries=40),
 }
 
 
@@ -94,8 +93,8 @@ class Run:
     Attributes:
         n_parameters: trained, without the head.
         rate: learning rate.
-        train: score on training examples, after training; on as many as the budget evaluates, at most.
-        scores: scores on the task's evaluation sets, by name.
+        train: score on training examples, after training; on as many as the budget asks out of distribution, at most.
+        scores: scores on the task's evaluation sets, by name; on those that were asked for.
     """
 
     n_parameters: int
@@ -201,15 +200,21 @@ class Workbench:
         return self.once(("task", name, seed, count), lambda: self._drawn(name, seed, count))
 
     def _drawn(self, name: str, seed: int, count: int) -> Task:
-        if name != "reviews":
-            return reasoning(name, seed, train=count, evaluated=self.budget.evaluated)
-        return reviews(
-            seed,
-            self.language.tokenizer,
-            per_class=count // 2,
-            evaluated_per_class=self.budget.evaluated // 2,
-            tokens=self.budget.tokens,
-        )
+        most = max(self.budget.evaluated, self.budget.beyond)
+        if name == "reviews":
+            options = {"per_class": count // 2, "evaluated_per_class": (most + 1) // 2, "tokens": self.budget.tokens}
+            return self._trimmed(reviews(seed, self.language.tokenizer, **options))
+        return self._trimmed(reasoning(name, seed, train=count, evaluated=most))
+
+    def _trimmed(self, task: Task) -> Task:
+        """Return a task with as many examples at each distance as the budget evaluates."""
+        sets = Counter(s.distance for s in task.evaluation.values())
+        allowed = {d: self.budget.evaluated if d == "in" else -(-self.budget.beyond // n) for d, n in sets.items()}
+        evaluation = {
+            name: dataclasses.replace(s, examples=_first(s.examples, allowed[s.distance], len(task.classes)))
+            for name, s in task.evaluation.items()
+        }
+        return dataclasses.replace(task, evaluation=evaluation)
 
     def learner(self, task: Task) -> Learner:
         """Return how the model is asked."""
@@ -281,19 +286,38 @@ class Workbench:
             )
             yield prepared, ask
 
-    def run(self, recipe: Recipe, name: str, seed: int, *, train: int | None = None) -> Run:
-        """Return what training on a task leads to; the same training is done once."""
+    def run(
+        self,
+        recipe: Recipe,
+        name: str,
+        seed: int,
+        *,
+        train: int | None = None,
+        tuned: Recipe | None = None,
+        distances: Sequence[Distance] = get_args(Distance),
+    ) -> Run:
+        """Return what training on a task leads to; the same training is done once.
+
+        Args:
+            recipe: how the model is trained.
+            name: of the task.
+            seed: of the task, the head, the order of the examples, and all else.
+            train: number of training examples; the budget's by default.
+            tuned: what the learning rate is chosen for, where several recipes share one; the recipe by default.
+            distances: at which the trained model is asked; all by default.
+        """
         task = self.task(name, seed, train=train)
+        rate = self.rate(recipe if tuned is None else tuned, name, train=train)
 
         def made() -> dict[str, Any]:
-            rate = self.rate(recipe, name, train=train)
             with self._trained(system, task, seed, rate) as (prepared, ask):
-                scores = {n: evaluate(prepared.model, ask, s.examples) for n, s in task.evaluation.items()}
-                learned = evaluate(prepared.model, ask, task.train[: self.budget.evaluated])
+                asked = {n: s for n, s in task.evaluation.items() if s.distance in distances}
+                scores = {n: evaluate(prepared.model, ask, s.examples) for n, s in asked.items()}
+                learned = evaluate(prepared.model, ask, task.train[: self.budget.beyond])
                 return Run(prepared.n_parameters, rate, learned, scores).row()
 
         system = _made(recipe, seed)
-        key = (repr(system), name, seed, len(task.train))
+        key = (repr(system), name, seed, len(task.train), rate, *distances)
         return self.once(("read", *key), lambda: Run.of(self._for_good(("run", *key), made)))
 
     def untrained(self, name: str, seed: int) -> Mapping[str, Score]:
@@ -309,7 +333,8 @@ class Workbench:
     def rate(self, recipe: Recipe, name: str, *, train: int | None = None) -> float:
         """Return a system's learning rate on a task: of a few, the best in distribution on the tuning seed.
 
-        It is sought with the random choices of the tuning seed, whichever seed it is for.
+        The best is the most accurate, as in the papers; of several, that of the least loss. It is sought with the
+        random choices of the tuning seed, whichever seed it is for.
 
         Raises:
             NonFiniteError: training diverges at every rate that is tried.
@@ -327,17 +352,32 @@ class Workbench:
 
     def _best(self, system: System, task: Task, tried: list[float]) -> float:
         inside = next(s for s in task.evaluation.values() if s.distance == "in")
-        losses: dict[float, float] = {}
+        found: dict[float, tuple[float, float]] = {}
         for rate in tried:
             # A rate at which training diverges is none to choose.
             with contextlib.suppress(NonFiniteError), self._trained(system, task, TUNING_SEED, rate) as (prepared, ask):
-                losses[rate] = evaluate(prepared.model, ask, inside.examples).loss
-        if not losses:
+                score = evaluate(prepared.model, ask, inside.examples)
+                found[rate] = (score.accuracy, -score.loss)
+        if not found:
             raise NonFiniteError(
                 f"{system.name} diverges on {task.name} at every learning rate that was tried, "
                 f"{', '.join(f'{rate:.2g}' for rate in tried)}; lower RATES of {type(system).__name__}"
             )
-        return min(losses, key=losses.__getitem__)
+        return max(found, key=found.__getitem__)
+
+
+def _first(examples: Sequence[Example], count: int, n_classes: int) -> tuple[Example, ...]:
+    """Return the first examples; of classes, equally many of each, as nearly as the count allows."""
+    if not n_classes:
+        return tuple(examples[:count])
+    left = {label: (count + label) // n_classes for label in range(n_classes)}
+    kept = []
+    for example in examples:
+        assert example.label is not None, "a task of classes has labels"
+        if left[example.label]:
+            left[example.label] -= 1
+            kept.append(example)
+    return tuple(kept)
 
 
 def _made(recipe: Recipe, seed: int) -> System:
@@ -354,11 +394,12 @@ def by_distance(scores: Mapping[str, Score], task: Task, distance: str, measure:
         measure: of a score: loss or accuracy.
 
     Raises:
-        ArgumentError: the task has none.
+        ArgumentError: the task has no set there, or it was not asked.
     """
-    found = [getattr(scores[n], measure) for n, s in task.evaluation.items() if s.distance == distance]
+    asked = {n: s.distance for n, s in task.evaluation.items() if n in scores}
+    found = [getattr(scores[n], measure) for n, there in asked.items() if there == distance]
     if not found:
-        raise ArgumentError(f"{task.name} has no evaluation set {distance} from its training examples")
+        raise ArgumentError(f"{task.name} has no scores {distance} from its training examples")
     return float(sum(found) / len(found))
 
 
@@ -368,14 +409,13 @@ def beside(runs: Mapping[str, Run], task: Task) -> dict[str, float]:
     Parameters, learning rate, training loss; loss and accuracy at every distance.
     """
     out: dict[str, float] = {}
-    distances = dict.fromkeys(s.distance for s in task.evaluation.values())
     for label, run in runs.items():
         out |= {
             f"{label}: parameters": run.n_parameters,
             f"{label}: learning rate": run.rate,
             f"{label}: training loss": run.train.loss,
         }
-        for distance in distances:
+        for distance in dict.fromkeys(s.distance for n, s in task.evaluation.items() if n in run.scores):
             for measure in ("loss", "accuracy"):
                 out[f"{label}: {measure} {distance}"] = by_distance(run.scores, task, distance, measure)
     return out

@@ -13,7 +13,7 @@ from torch import nn
 from linnet.errors import ArgumentError
 from linnet.llm.structure import ROLES, shape, turned
 from linnet.llm.systems import places
-from linnet.llm.systems.base import Attached, System, among_roles, positive, whole
+from linnet.llm.systems.base import Attached, System, adamw, among_roles, positive, whole
 from linnet.llm.systems.injected import added, exactly, inject
 
 
@@ -94,7 +94,7 @@ class AdaLoRA(System):
                 p.requires_grad_(False)
 
         def optimizer(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
-            made = torch.optim.AdamW(groups, **settings)
+            made = adamw(groups, **settings)
             _Allocation(self, tuner).join(made)
             return made
 

@@ -19,6 +19,11 @@ from linnet.llm.systems import places
 _MARK = "_linnet_system"
 
 
+def adamw(parameters: Any, **settings: Any) -> torch.optim.AdamW:
+    """Return AdamW that goes through memory once a step: several times as fast on a CPU, where a whole model trains."""
+    return torch.optim.AdamW(parameters, fused=True, **settings)
+
+
 @dataclass(frozen=True)
 class Attached:
     """What a system made of a model.
@@ -31,7 +36,7 @@ class Attached:
 
     groups: Sequence[dict[str, Any]]
     model: nn.Module | None = None
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+    optimizer: Callable[..., torch.optim.Optimizer] = adamw
 
 
 class Prepared:

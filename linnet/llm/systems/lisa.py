@@ -11,7 +11,7 @@ from torch import nn
 
 from linnet.errors import StructureError
 from linnet.llm.systems import places
-from linnet.llm.systems.base import Attached, System, elements, release, whole
+from linnet.llm.systems.base import Attached, System, adamw, elements, release, whole
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class LISA(System):
         draws = _Draws(blocks, self)
 
         def optimizer(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
-            made = torch.optim.AdamW(groups, **settings)
+            made = adamw(groups, **settings)
             made.register_step_post_hook(draws.after)
             return made
 

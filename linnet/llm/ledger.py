@@ -1,0 +1,64 @@
+"""The ledger of findings: one file a model, which grows finding by finding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from linnet.errors import DataError
+from linnet.report.files import Outputs
+from linnet.trials.ledger import read
+
+SAME = ("model", "budget", "seeds")
+"""What all rows of a ledger share."""
+
+
+class Ledger:
+    """Findings on one model under one budget, in a file. What other runs measured of the same stays.
+
+    Args:
+        path: of the file; None keeps nothing.
+        header: what is true of all findings, ``SAME`` among it.
+
+    Raises:
+        DataError: the file cannot be written, is no ledger, or holds findings on another model, budget or seeds.
+    """
+
+    def __init__(self, path: Path | None, header: Mapping[str, Any]) -> None:
+        self.path, self._header = path, dict(header)
+        if path is not None:
+            with Outputs([path]):  # refused now, not in an hour
+                self._rows()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Write a row, in place of the one that the file has of the same finding.
+
+        Raises:
+            DataError: as above; what the file held stays.
+        """
+        if self.path is None:
+            return
+        with Outputs([self.path]) as outputs:
+            rows = {one["id"]: one for one in (*self._rows(), row)}
+            ledger = self._header | {"claims": [rows[name] for name in sorted(rows)]}
+            text = json.dumps(ledger, indent=1, allow_nan=False) + "\n"
+            outputs.part(self.path).write_text(text, encoding="utf-8")
+            outputs.commit()
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        if self.path is None or not self.path.exists():
+            return []
+        ledger = read(self.path)
+        if others := [key for key in SAME if ledger.get(key) != self._header[key]]:
+            there = "; ".join(f"{key} {_said(ledger.get(key))} there, {_said(self._header[key])} now" for key in others)
+            raise DataError(f"{self.path} holds findings measured otherwise ({there}); give another file")
+        rows: list[dict[str, Any]] = ledger["claims"]
+        return rows
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value.get('name')} {value.get('weights')}"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
