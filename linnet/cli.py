@@ -177,7 +177,8 @@ def llm_verify(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     budget: Annotated[Literal["quick", "small", "full"], typer.Option(help="How long each model is trained.")] = "full",
     seed: Annotated[list[int] | None, typer.Option(help="May be given several times; five by default.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU; all by default.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes, each with a model.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU, for each process; all by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of finished measurements; build/llm/MODEL.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the ledger as JSON, beside what it holds.")] = None,
 ) -> None:
@@ -189,7 +190,7 @@ def llm_verify(
         from linnet.llm.verify import command
     except ModuleNotFoundError as err:
         raise typer.BadParameter(f"{err.name} is missing: pip install 'linnet-trials[llm]'") from None
-    raise typer.Exit(command(checks or [], model, device, budget, seed, threads, out, json))
+    raise typer.Exit(command(checks or [], model, device, budget, seed, threads, out, json, jobs))
 
 
 def main() -> None:

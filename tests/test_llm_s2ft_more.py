@@ -571,6 +571,18 @@ def test_a_head_is_taken_if_more_than_half_of_one_is_due():
     assert parts_of(tiny("llama-mha"), ["output", "down"], 2 * 63) == [("feed_forward", 3)]
 
 
+def test_heads_take_what_channels_that_have_run_out_leave():
+    narrow = transformers.LlamaConfig(
+        vocab_size=31, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=4, pad_token_id=0
+    )
+    model = transformers.LlamaForCausalLM(narrow)
+    # Two of the four heads are due, of 64 each; the eight channels have 16 each, and 69 are left.
+    assert parts_of(model, ["output", "down"], 8 * 16 + 3 * 64 + 5) == [("attention", 3), ("feed_forward", 8)]
+    assert parts_of(model, ["output", "down"], 8 * 16 + 2 * 64 + 5) == [("attention", 2), ("feed_forward", 8)]
+    with pytest.raises(BudgetError, match="more than output, down"):
+        shares(model, find(model), ["output", "down"], 8 * 16 + 4 * 64 + 16)
+
+
 def test_a_budget_may_be_all_there_is():
     everything = 2 * (16 * 16 + 24 * 16)
     assert parts_of(tiny("llama-mha"), ["output", "down"], everything) == [("attention", 4), ("feed_forward", 24)]

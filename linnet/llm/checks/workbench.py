@@ -128,6 +128,9 @@ class Archive(Protocol):
     def add(self, key: str, rows: str | None, error: str | None) -> None:
         """Keep rows, as JSON, under a key."""
 
+    def done(self, key: str) -> bool:
+        """Return whether something is kept under a key."""
+
     def rows(self, key: str) -> list[dict[str, Any]]:
         """Return the rows that were kept under a key; none if nothing was."""
 
