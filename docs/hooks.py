@@ -334,8 +334,10 @@ def _measured_with(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return with what findings were measured: a sentence for all, or one for each device and versions."""
     found: dict[str, list[str]] = {}
     for row in rows:
-        versions = ", ".join(f"{name} {version}" for name, version in row["measured"]["versions"].items())
-        found.setdefault(f"{row['measured']['device']}; {versions}.", []).append(f"`{row['id']}`")
+        with_what = row["measured"]
+        versions = ", ".join(f"{name} {version}" for name, version in with_what["versions"].items())
+        said = f"{with_what['device']}; {versions}; code {with_what['code']}."
+        found.setdefault(said, []).append(f"`{row['id']}`")
     if len(found) == 1:
         return list(found)
     most = max(found, key=lambda said: len(found[said]))

@@ -371,7 +371,11 @@ def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
         row["measured"] = with_what
     (tmp_path / "llm-tiny.json").write_text(json.dumps(ledger), encoding="utf-8")
     made = hooks._findings("")
-    for said in ("## tiny", "Budget `quick`, seeds 0, 42. some processor; torch 2. Every", "figures/llm-tiny.json"):
+    for said in (
+        "## tiny",
+        "Budget `quick`, seeds 0, 42. some processor; torch 2; code 0. Every",
+        "figures/llm-tiny.json",
+    ):
         assert said in made
     assert "| a \\| b | nats | 0.123 | 0.1 to 0.2 | <span" in made
     assert "| one seed |" in made
@@ -383,7 +387,9 @@ def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
     assert "{ #tiny-some }" in made
     ledger["claims"] += [finding(id="llm/third", measured=with_what | {"device": "another"})]
     (tmp_path / "llm-tiny.json").write_text(json.dumps(ledger), encoding="utf-8")
-    assert "some processor; torch 2. But `llm/third`: another; torch 2. Everything" in hooks._findings("")
+    assert "some processor; torch 2; code 0. But `llm/third`: another; torch 2; code 0. Everything" in hooks._findings(
+        ""
+    )
 
 
 def test_costs_are_those_of_the_benchmark(hooks, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from tiny_language import folder, reader
 
 from linnet.errors import DataError
 from linnet.llm import processes, verify
-from linnet.llm.checks import CHECKS
+from linnet.llm.checks import CHECKS, checks_in_file
 from linnet.sweep.journal import Journal
 
 NAMES = ["llm/increments", "llm/memorisation", "llm/permutation"]
@@ -87,6 +87,32 @@ def test_a_process_that_dies_is_told_of(small, tmp_path):
     assert not multiprocessing.active_children()
 
 
+def test_a_check_that_breaks_is_shown_as_it_breaks(small, tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text(BROKEN)
+    order = processes.Order(str(small), "cpu", "quick", (0,), 1, (str(file),))
+    checks = list(checks_in_file(file).values())
+    said = pytest.raises(RuntimeError, match=r"(?s)mine/broken is broken:.*ZeroDivisionError")
+    with Journal(tmp_path / "journal.sqlite", {}) as journal, said:
+        list(processes.findings_by(1, checks, order, journal))
+    assert not multiprocessing.active_children()
+
+
+BROKEN = """
+from linnet.llm.checks import Check, Promise
+
+class Broken(Check):
+    id = "mine/broken"
+    source = finding = "."
+
+    def promises(self, bench):
+        return {"number": Promise("a number", "")}
+
+    def measure(self, bench, seed):
+        return {"number": 1 / 0}
+"""
+
+
 class Kept(dict):
     """A journal in memory."""
 
@@ -97,7 +123,8 @@ class Kept(dict):
         return self.get(key, [])
 
     def add(self, key, rows, error):
-        self[key] = [rows]
+        if rows is not None:
+            self[key] = [rows]
 
 
 class Pipe(list):
@@ -132,5 +159,8 @@ def test_what_was_not_made_after_all_is_made_by_who_waits():
     assert (list(second), list(third)) == ([[]], [])
     desk.answer(second, "rows", "a")  # who makes it may ask again
     assert list(second) == [[], []]
-    desk.answer(second, "add", "a", 2, None)
-    assert list(third) == [[2]]
+    desk.answer(second, "add", "a", None, "diverged")
+    assert list(third) == [[]]
+    desk.answer(third, "add", "a", 2, None)
+    desk.answer(first, "rows", "a")
+    assert list(first) == [[], [2]]

@@ -149,12 +149,12 @@ def test_a_ledger_grows_by_what_is_measured_of_the_same(small, tmp_path, one_thr
         ("small", [0, 42], "budget quick there, small now"),
         ("quick", [0], "seeds 0 42 there"),
     ):
-        with pytest.raises(DataError, match=f"measured otherwise .{said}.*give another file"):
+        with pytest.raises(DataError, match=f"measured otherwise .*{said}.*give another file"):
             verify.command(["llm/permutation"], str(small), "cpu", budget, seeds, *rest)
     other = tmp_path / "other" / "small"
     other.mkdir(parents=True)
     folder(other, reader(seed=1))
-    with pytest.raises(DataError, match=r"model small \w+ there, small \w+ now"):
+    with pytest.raises(DataError, match=r"model's weights \w+ there, \w+ now"):
         verify.command(["llm/permutation"], str(other), "cpu", "quick", [0, 42], 1, tmp_path / "elsewhere", to)
     assert to.read_bytes() == before
     to.write_text("{}")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from linnet.errors import ArgumentError, LinnetError
 from linnet.llm.checks import CHECKS, Check, checks_in_file
 from linnet.llm.checks.base import Effect, judge, together
 from linnet.llm.checks.workbench import Archive, Workbench
 from linnet.llm.models import LanguageModel
+from linnet.llm.own import digest_of
 from linnet.trials.ledger import KEYS
 
 
@@ -30,6 +32,7 @@ class Finding:
         effects: one a promise.
         beside: further numbers, a list over the seeds each.
         seconds: that it took, all seeds together.
+        devices: on which it was measured; one, unless a run went on elsewhere.
         reason: why it failed.
     """
 
@@ -38,6 +41,7 @@ class Finding:
     effects: tuple[Effect, ...]
     beside: Mapping[str, list[float]]
     seconds: float
+    devices: tuple[str, ...]
     reason: str | None = None
 
     def row(self) -> dict[str, Any]:
@@ -84,7 +88,10 @@ def chosen(names: Sequence[str], language: LanguageModel) -> list[Check]:
     for name in names:
         if not name.endswith(".py") and name not in CHECKS:
             raise ArgumentError(f"no check {name}; there are {', '.join(CHECKS)}, or give the path of a file")
-        found |= checks_in_file(Path(name)) if name.endswith(".py") else {name: CHECKS[name]}
+        more = checks_in_file(Path(name)) if name.endswith(".py") else {name: CHECKS[name]}
+        if twice := [one for one, check in more.items() if found.get(one, check) is not check]:
+            raise ArgumentError(f"two findings are called {', '.join(twice)}; rename one")
+        found |= more
     for name, check in found.items():
         if language.kind not in check.kinds:
             raise ArgumentError(f"{name} is for {' and '.join(check.kinds)} models; {language.name} is none")
@@ -111,29 +118,55 @@ def findings(
     """
     for check in checks:
         measured, seconds = [], 0.0
+        devices: dict[str, None] = {}
         try:
             for seed in seeds:
-                key = json.dumps([check.id, seed, budget, *_written(check)])
+                key = json.dumps([check.id, seed, budget, *digest_of(check)])
                 if not journal.done(key):
                     progress(f"{check.id}, seed {seed}")
                     began = time.perf_counter()
                     numbers = {k: float(v) for k, v in check.measure(bench, seed).items()}
-                    row = {"numbers": numbers, "seconds": time.perf_counter() - began}
+                    row = {
+                        "numbers": numbers,
+                        "seconds": time.perf_counter() - began,
+                        "device": device_name(bench.device),
+                    }
                     journal.add(key, json.dumps([row]), None)
                 kept = journal.rows(key)[0]
                 measured.append(kept["numbers"])
+                devices[kept["device"]] = None
                 seconds += kept["seconds"]
             effects = tuple(judge(check.promises(bench), measured))
         except LinnetError as err:
-            yield Finding(check, "failed", (), {}, seconds, str(err))
+            yield Finding(check, "failed", (), {}, seconds, tuple(devices), str(err))
             continue
         promised = {effect.name for effect in effects}
         beside = {k: [row[k] for row in measured] for k in measured[0] if k not in promised}
-        yield Finding(check, together(effects), effects, beside, seconds)
+        yield Finding(check, together(effects), effects, beside, seconds, tuple(devices))
 
 
-def _written(check: Check) -> list[str]:
-    """Return a digest of the file of a check that is not linnet's, of whose code nothing else tells; else none."""
-    if type(check).__module__.startswith("linnet."):
-        return []
-    return [hashlib.blake2b(Path(inspect.getfile(type(check))).read_bytes(), digest_size=8).hexdigest()]
+def device_name(device: str) -> str:
+    """Return what a device is called and, of a processor, how many threads compute."""
+    name, threads = processor(device), torch.get_num_threads()
+    return name if torch.device(device).type == "cuda" else f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def processor(device: str) -> str:
+    """Return what a device is called."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(torch.device(device))
+    import platform
+
+    info = Path("/proc/cpuinfo")
+    names = (
+        {line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")}
+        if info.exists()
+        else set()
+    )
+    return " / ".join(sorted(names)) or platform.processor() or platform.machine()
+
+
+def silence() -> None:
+    """Leave out a warning that says nothing here, for the rest of the process."""
+    # SpFT's layers build a sparse tensor in every step, and PyTorch says once that it trusts the indices.
+    warnings.filterwarnings("ignore", message="Sparse invariant checks")

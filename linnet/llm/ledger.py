@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from linnet.errors import DataError
 from linnet.report.files import Outputs
 from linnet.trials.ledger import read
 
-SAME = ("model", "budget", "seeds")
+SAME = ("model", "budget", "amounts", "seeds")
 """What all rows of a ledger share."""
 
 
@@ -40,7 +43,7 @@ class Ledger:
         """
         if self.path is None:
             return
-        with Outputs([self.path]) as outputs:
+        with _alone_in(self.path.resolve().parent), Outputs([self.path]) as outputs:
             rows = {one["id"]: one for one in (*self._rows(), row)}
             ledger = self._header | {"claims": [rows[name] for name in sorted(rows)]}
             text = json.dumps(ledger, indent=1, allow_nan=False) + "\n"
@@ -51,14 +54,34 @@ class Ledger:
         if self.path is None or not self.path.exists():
             return []
         ledger = read(self.path)
-        if others := [key for key in SAME if ledger.get(key) != self._header[key]]:
-            there = "; ".join(f"{key} {_said(ledger.get(key))} there, {_said(self._header[key])} now" for key in others)
-            raise DataError(f"{self.path} holds findings measured otherwise ({there}); give another file")
+        if others := [line for key in SAME for line in _differing(key, ledger.get(key), self._header[key])]:
+            what = "; ".join(others)
+            raise DataError(
+                f"{self.path} holds findings measured otherwise ({what}); give another file, or move it away"
+            )
         rows: list[dict[str, Any]] = ledger["claims"]
         return rows
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for other processes that write a ledger in a folder: of two that read it and then write, one would lose."""
+    at = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(at, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(at)
+
+
+def _differing(name: str, there: Any, now: Any) -> list[str]:
+    """Return in words what differs, part by part."""
+    if there == now:
+        return []
+    if isinstance(there, dict) and isinstance(now, dict):
+        return [line for key in now for line in _differing(f"{name}'s {key}", there.get(key), now[key])]
+    return [f"{name} {_said(there)} there, {_said(now)} now"]
+
+
 def _said(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{value.get('name')} {value.get('weights')}"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
@@ -15,7 +16,7 @@ import torch
 from linnet.errors import DataError
 from linnet.llm.checks import Check
 from linnet.llm.checks.workbench import BUDGETS, Archive, Workbench
-from linnet.llm.findings import Finding, chosen, findings
+from linnet.llm.findings import Finding, chosen, findings, silence
 from linnet.llm.models import load
 from linnet.sweep.run import deaf, follow_parent
 
@@ -69,6 +70,7 @@ class _Shared(Archive):
 def _work(pipe: Connection, order: Order) -> None:
     """Measure the checks that the parent names, until it names none."""
     follow_parent()
+    silence()
     torch.set_num_threads(order.threads)
     language, shared = load(order.model, order.device), _Shared(pipe)
     bench = Workbench(language, BUDGETS[order.budget], order.device, shared)
@@ -78,8 +80,13 @@ def _work(pipe: Connection, order: Order) -> None:
         pipe.send(("doing", doing))
 
     while (name := pipe.recv()) is not None:
-        (found,) = findings(bench, [checks[name]], order.seeds, shared, order.budget, tell)
-        pipe.send(("found", found.verdict, found.effects, found.beside, found.seconds, found.reason))
+        try:
+            (found,) = findings(bench, [checks[name]], order.seeds, shared, order.budget, tell)
+        except Exception:  # a fault of the check's, which one process alone would show as it is
+            pipe.send(("broke", traceback.format_exc()))
+            return
+        parts = found.verdict, found.effects, found.beside, found.seconds, found.devices, found.reason
+        pipe.send(("found", *parts))
 
 
 class _Desk:
@@ -135,18 +142,20 @@ def findings_by(
 
     Raises:
         DataError: a process died; what was measured is kept.
+        RuntimeError: a check is broken; its traceback.
     """
     context, desk, left = get_context("spawn"), _Desk(journal), deque(checks)
     busy: dict[Connection, Check] = {}
 
     def engage(pipe: Connection) -> None:
-        desk.left(pipe)
-        busy.pop(pipe, None)
         if left:
             busy[pipe] = left.popleft()
-        pipe.send(busy[pipe].id if pipe in busy else None)
+            pipe.send(busy[pipe].id)
+        else:
+            pipe.send(None)
 
     with ExitStack() as stack:
+        stack.enter_context(_explained(busy, jobs))
         for _ in range(min(jobs, len(checks))):
             pipe, end = context.Pipe()
             process = context.Process(target=_work, args=(end, order), daemon=True)
@@ -159,18 +168,31 @@ def findings_by(
         while busy:
             for ready in connection.wait(list(busy)):
                 pipe = cast(Connection, ready)
-                try:
-                    verb, *rest = pipe.recv()
-                    if verb == "found":
-                        check = busy[pipe]
-                        engage(pipe)
-                        yield Finding(check, *rest)
-                    elif verb == "doing":
-                        progress(*rest)
-                    else:
-                        desk.answer(pipe, verb, *rest)
-                except (EOFError, ConnectionError):
-                    raise DataError(
-                        f"the process that measured {busy[pipe].id} died; is there memory enough for {jobs} models? "
-                        "What was measured is kept: run the same command again, or with fewer --jobs"
-                    ) from None
+                verb, *rest = pipe.recv()
+                if verb == "found":
+                    yield Finding(busy.pop(pipe), *rest)
+                    desk.left(pipe)
+                    engage(pipe)
+                elif verb == "broke":
+                    raise RuntimeError(f"{busy[pipe].id} is broken:\n{rest[0]}")
+                elif verb == "doing":
+                    progress(*rest)
+                else:
+                    desk.answer(pipe, verb, *rest)
+
+
+@contextmanager
+def _explained(busy: Mapping[Connection, Check], jobs: int) -> Iterator[None]:
+    """Say of a pipe that breaks what it means.
+
+    Raises:
+        DataError: one does.
+    """
+    try:
+        yield
+    except (EOFError, OSError):
+        measured = " or ".join(check.id for check in busy.values()) or "the last finding"
+        raise DataError(
+            f"the process that measured {measured} died; is there memory enough for {jobs + 1} models? What was "
+            "measured is kept: run the same command again, or with fewer --jobs"
+        ) from None

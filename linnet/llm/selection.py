@@ -69,7 +69,7 @@ def shares(model: nn.Module, found: Sequence[Structure], roles: Sequence[str], n
     """Share a number of parameters out: the same to every block, and within it the same to every matrix.
 
     A head is not divisible: attention takes the number of heads nearest to its part, and the channels of the
-    feed-forward network take what is left. The whole never exceeds the budget.
+    feed-forward network take what is left. Where they run out, more heads do. The whole never exceeds the budget.
 
     Args:
         model: what the structures were found in.

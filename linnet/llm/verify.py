@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import nn
 import linnet
 from linnet.errors import ArgumentError
 from linnet.llm.checks.workbench import BUDGETS, SEEDS, TUNING_SEED, Workbench
-from linnet.llm.findings import Finding, chosen, findings
+from linnet.llm.findings import Finding, chosen, findings, processor, silence
 from linnet.llm.ledger import Ledger
 from linnet.llm.models import load
 from linnet.llm.processes import Order, findings_by
@@ -45,8 +45,8 @@ def command(
         device: cpu or cuda.
         budget: quick, small or full.
         seeds: one measurement each; by default the five of the workbench.
-        threads: of the CPU, for each process; as many as there are, shared by the processes, if None. More than are
-            free are much slower than one.
+        threads: of the CPU, for each process; if None as many as there are, shared by the processes, and all of them
+            for what is measured alone. More than are free are much slower than one.
         out: folder in which finished measurements are kept.
         to: where to write the ledger; findings of the same model, budget and seeds that it holds already stay.
         jobs: processes that measure, a check at a time each; they share their trainings. What measures time comes
@@ -66,26 +66,36 @@ def command(
         raise ArgumentError(
             f"learning rates are chosen on the seed {TUNING_SEED}, which gives no results; give another"
         )
-    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
-    torch.set_num_threads(threads)
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(threads or cores)
     language = load(model, device)
     checks = chosen(names, language)
     where = out or Path("build") / "llm" / language.name
     where.mkdir(parents=True, exist_ok=True)
-    # SpFT's layers build a sparse tensor in every step, and PyTorch says once that it trusts the indices.
-    warnings.filterwarnings("ignore", message="Sparse invariant checks")
+    silence()
     weights = weights_of(language.model)
     versions = {
         "linnet": linnet.__version__,
         **{name: installed for name in PACKAGES if (installed := _version(name))},
         **language.versions,
     }
-    measured = {"device": device_name(device), "code": _code(), "versions": versions}
-    model_row = {"name": language.name, "description": language.description, "kind": language.kind, "weights": weights}
-    ledger = Ledger(
-        to, {"linnet": linnet.__version__, "seed": seeds[0], "budget": budget, "seeds": list(seeds), "model": model_row}
-    )
-    identity = {"code": measured["code"], "model": language.name, "device": measured["device"], "weights": weights}
+    code = _code()
+    header = {
+        "linnet": linnet.__version__,
+        "seed": seeds[0],
+        "budget": budget,
+        "amounts": dataclasses.asdict(BUDGETS[budget]) | {"rates": list(BUDGETS[budget].rates)},
+        "seeds": list(seeds),
+        "model": {
+            "name": language.name,
+            "description": language.description,
+            "kind": language.kind,
+            "weights": weights,
+        },
+    }
+    ledger = Ledger(to, header)
+    # Threads are no part of it: they change the last digits, and each seed's number is kept.
+    identity = {"code": code, "model": language.name, "device": processor(device), "weights": weights}
     console = Console(stderr=True)
     found: list[Finding] = []
     with (
@@ -106,7 +116,7 @@ def command(
         def measuring() -> Iterator[Finding]:
             here = checks
             if jobs > 1:
-                order = Order(model, device, budget, tuple(seeds), threads, tuple(names))
+                order = Order(model, device, budget, tuple(seeds), threads or max(1, cores // jobs), tuple(names))
                 yield from findings_by(jobs, [c for c in checks if not c.alone], order, journal, tell)
                 here = [c for c in checks if c.alone]
             bench = Workbench(language, BUDGETS[budget], device, journal)
@@ -114,7 +124,8 @@ def command(
 
         for finding in measuring():
             found.append(finding)
-            ledger.add(finding.row() | {"measured": measured})
+            with_what = {"device": " and ".join(finding.devices), "code": code, "versions": versions}
+            ledger.add(finding.row() | {"measured": with_what})
     show(sorted(found, key=lambda finding: finding.check.id), Console())
     return int(any(f.verdict == "failed" for f in found))
 
@@ -140,23 +151,6 @@ def show(found: Sequence[Finding], console: Any) -> None:
         if f.reason:
             table.add_row(escape(f"  {f.reason}"), "", "", "")
     console.print(table)
-
-
-def device_name(device: str) -> str:
-    """Return what a device is called, for results."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(torch.device(device))
-    import platform
-
-    info = Path("/proc/cpuinfo")
-    names = (
-        {line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")}
-        if info.exists()
-        else set()
-    )
-    threads = torch.get_num_threads()
-    processor = " / ".join(sorted(names)) or platform.processor() or platform.machine()
-    return f"{processor}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def weights_of(model: nn.Module) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
-import sys
 from pathlib import Path
 from types import ModuleType
 
 from linnet.errors import ArgumentError
 from linnet.llm.checks.base import Check, Effect, Promise
+from linnet.llm.own import module_of
 
 
 def _discover() -> dict[str, Check]:
@@ -28,6 +26,8 @@ def _declared(module: ModuleType) -> dict[str, Check]:
     for value in vars(module).values():
         own = inspect.isclass(value) and value.__module__ == module.__name__
         if own and issubclass(value, Check) and not inspect.isabstract(value):
+            if value.id in found:
+                raise ArgumentError(f"two findings are called {value.id}; rename one")
             found[value.id] = value()
     return found
 
@@ -36,18 +36,9 @@ def checks_in_file(path: Path) -> dict[str, Check]:
     """Return the checks that a Python file defines, by id.
 
     Raises:
-        ArgumentError: no such file, it does not run, it defines none, or one is called like a check of linnet's.
+        ArgumentError: no such file, it does not run, it defines none, or two are called alike, here or in linnet.
     """
-    name = f"checks_in_{path.stem}_{hashlib.blake2b(bytes(path.resolve()), digest_size=4).hexdigest()}"
-    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
-    if spec is None or spec.loader is None:
-        raise ArgumentError(f"no file {path}; give the path of a Python file, .py, that defines a Check")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
-    try:
-        spec.loader.exec_module(module)
-        found = _declared(module)
-    except (Exception, SystemExit) as err:
-        raise ArgumentError(f"{path} does not run: {type(err).__name__}: {err}") from err
+    found = _declared(module_of(path))
     if not found:
         raise ArgumentError(f"{path} defines no finding; write a class of linnet.llm.checks.Check")
     if taken := sorted(found.keys() & CHECKS.keys()):

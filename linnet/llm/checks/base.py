@@ -63,8 +63,8 @@ class Effect:
         promise: the promise.
         values: the numbers, one a seed.
         mean: of the numbers; of ``at_most``, the largest.
-        low: end of the interval of the mean, at the level that keeps all intervals of a check right together; minus
-            infinity if there is but one seed.
+        low: end of the interval of the mean, at the level that keeps all intervals right together, those that decide
+            or those beside; minus infinity if there is but one seed.
         high: its other end.
         verdict: agrees, disagrees or undecided.
     """

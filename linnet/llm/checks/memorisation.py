@@ -33,7 +33,7 @@ class Memorisation(Check):
     )
 
     def promises(self, bench: Workbench) -> Mapping[str, Promise]:
-        """Return three comparisons a ratio."""
+        """Return three comparisons a ratio, two of them of losses too."""
         where = f"out of distribution ({bench.away})"
         out = {}
         for ratio in RATIOS:

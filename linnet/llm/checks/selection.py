@@ -37,8 +37,8 @@ class Selection(Check):
 
     The table has accuracies after training on commonsense, and on arithmetic. Here they are those in the distribution
     of the training examples and as far from it as the model can be asked. "A strong baseline" is read as: better than
-    the mean of the other eight, as it is in both rows of the table. All ways have one learning rate, as in the paper:
-    that which suits R.
+    the mean of the other eight, as it is in both rows of the table. All ways have one learning rate, since the paper
+    names one for all of its S2FT: that which suits R, which favours R.
 
     Gradients (G) are those of the loss; an encoder's come through a new head, drawn by the seed.
     """

@@ -20,6 +20,7 @@ from linnet.llm.data.learner import Learner, learner
 from linnet.llm.data.reasoning import PUZZLES, reasoning
 from linnet.llm.data.reviews import reviews
 from linnet.llm.models import LanguageModel
+from linnet.llm.own import digest_of
 from linnet.llm.systems.base import Prepared, System
 from linnet.llm.training import Score, evaluate, train
 
@@ -59,7 +60,8 @@ class Budget:
         batch_size: examples a step.
         train: training examples; of reviews, half of them of each class.
         evaluated: examples in distribution that a trained model is asked.
-        beyond: examples at each distance out of it, shared by the sets of that distance; as many of the training set.
+        beyond: examples at each distance out of it, shared by the sets of that distance, rounded up; as many of the
+            training set.
         tokens: of a review; it is cut behind so many.
         rates: factors on a system's learning rate that are tried on the tuning seed.
         attacked: examples that are attacked, on each level.
@@ -167,7 +169,12 @@ class Workbench:
             found = self.archive.rows(written) if self.archive else []
             if found:
                 return found[0]
-            made = make()
+            try:
+                made = make()
+            except Exception as error:
+                if self.archive:  # whoever waits for it need not wait any longer
+                    self.archive.add(written, None, str(error))
+                raise
             if self.archive:
                 self.archive.add(written, json.dumps([made]), None)
             return made
@@ -299,7 +306,7 @@ class Workbench:
         tuned: Recipe | None = None,
         distances: Sequence[Distance] = get_args(Distance),
     ) -> Run:
-        """Return what training on a task leads to; the same training is done once.
+        """Return what training on a task leads to; the same training, asked at the same distances, is done once.
 
         Args:
             recipe: how the model is trained.
@@ -320,7 +327,7 @@ class Workbench:
                 return Run(prepared.n_parameters, rate, learned, scores).row()
 
         system = _made(recipe, seed)
-        key = (repr(system), name, seed, len(task.train), rate, *distances)
+        key = (repr(system), *digest_of(system), name, seed, len(task.train), rate, *distances)
         return self.once(("read", *key), lambda: Run.of(self._for_good(("run", *key), made)))
 
     def untrained(self, name: str, seed: int) -> Mapping[str, Score]:
@@ -349,7 +356,7 @@ class Workbench:
         if len(tried) == 1:
             return tried[0]
         task = self.task(name, TUNING_SEED, train=train)
-        key = ("rate", repr(system), name, len(task.train))
+        key = ("rate", repr(system), *digest_of(system), name, len(task.train), *tried)
         best: float = self._for_good(key, lambda: {"rate": self._best(system, task, tried)})["rate"]
         return best
 
