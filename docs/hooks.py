@@ -13,7 +13,7 @@ import logging
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from html import escape, unescape
 from pathlib import Path
 from types import ModuleType
@@ -324,6 +324,8 @@ def _findings(_: str) -> str:
         for row in rows:
             named = f"[`{row['id']}`](#{_place(model['name'], row['id'])})"
             out.append(_line(named, row["source"], _badge(row["verdict"]), text.plain(row["finding"])))
+        if left := _not_measured(model["kind"], {row["id"] for row in rows}):
+            out += ["", f"Not measured yet: {', '.join(f'`{name}`' for name in left)}."]
         for row in rows:
             out += ["", f"### {row['id']} {{ #{_place(model['name'], row['id'])} }}", "", *_effects(row)]
         out.append("")
@@ -342,6 +344,13 @@ def _measured_with(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return list(found)
     most = max(found, key=lambda said: len(found[said]))
     return [most, *(f"But {', '.join(names)}: {said}" for said, names in found.items() if said != most)]
+
+
+def _not_measured(kind: str, measured: Set[str]) -> list[str]:
+    """Return the findings that could be put to a model of this kind, and were not."""
+    from linnet.llm.checks import CHECKS
+
+    return [name for name, check in CHECKS.items() if kind in check.kinds and name not in measured]
 
 
 def _place(model: str, finding: str) -> str:

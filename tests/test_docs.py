@@ -358,6 +358,8 @@ def finding(**changes):
 
 
 def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
+    from linnet.llm.checks import CHECKS
+
     monkeypatch.setattr(hooks, "FIGURES", tmp_path)
     assert "make findings" in hooks._findings("")
     ledger = {
@@ -385,6 +387,8 @@ def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
     assert "It could not be measured: nothing fits." in made
     assert "[`llm/some`](#tiny-some)" in made
     assert "{ #tiny-some }" in made
+    assert "Not measured yet: `llm/bridge`, `llm/capacity`" in made
+    assert hooks._not_measured("encoder", set(CHECKS) - {"llm/fusion", "llm/rank"}) == ["llm/rank"]
     ledger["claims"] += [finding(id="llm/third", measured=with_what | {"device": "another"})]
     (tmp_path / "llm-tiny.json").write_text(json.dumps(ledger), encoding="utf-8")
     assert "some processor; torch 2; code 0. But `llm/third`: another; torch 2; code 0. Everything" in hooks._findings(
