@@ -333,17 +333,20 @@ def _findings(_: str) -> str:
 
 
 def _measured_with(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return with what findings were measured: a sentence for all, or one for each device and versions."""
-    found: dict[str, list[str]] = {}
+    """Return with what most findings were measured, and of the others what is different."""
+    found: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         with_what = row["measured"]
         versions = ", ".join(f"{name} {version}" for name, version in with_what["versions"].items())
-        said = f"{with_what['device']}; {versions}; code {with_what['code']}."
-        found.setdefault(said, []).append(f"`{row['id']}`")
-    if len(found) == 1:
-        return list(found)
-    most = max(found, key=lambda said: len(found[said]))
-    return [most, *(f"But {', '.join(names)}: {said}" for said, names in found.items() if said != most)]
+        parts = (with_what["device"], versions, f"code {with_what['code'][:8]}")
+        found.setdefault(parts, []).append(f"`{row['id']}`")
+    most = max(found, key=lambda parts: len(found[parts]))
+    others = {
+        "; ".join(part for part, usual in zip(parts, most, strict=True) if part != usual): names
+        for parts, names in found.items()
+        if parts != most
+    }
+    return [f"{'; '.join(most)}.", *(f"But {', '.join(names)}: {different}." for different, names in others.items())]
 
 
 def _not_measured(kind: str, measured: Set[str]) -> list[str]:
@@ -371,7 +374,7 @@ def _effects(row: Mapping[str, Any]) -> list[str]:
             if effect["sense"] == "within":
                 between += f"; within ±{effect['margin']:.3g}"
         said = effect["says"] if effect["counts"] else f"({effect['says']})"
-        cells = (said, effect["unit"], f"{effect['mean']:.3g}", between, _badge(effect["verdict"]))
+        cells = (said, effect["unit"], f"{effect['mean'] + 0.0:.3g}", between, _badge(effect["verdict"]))
         lines.append(_line(*cells))
     return lines
 

@@ -391,9 +391,7 @@ def test_findings_are_shown_as_they_were_measured(hooks, tmp_path, monkeypatch):
     assert hooks._not_measured("encoder", set(CHECKS) - {"llm/fusion", "llm/rank"}) == ["llm/rank"]
     ledger["claims"] += [finding(id="llm/third", measured=with_what | {"device": "another"})]
     (tmp_path / "llm-tiny.json").write_text(json.dumps(ledger), encoding="utf-8")
-    assert "some processor; torch 2; code 0. But `llm/third`: another; torch 2; code 0. Everything" in hooks._findings(
-        ""
-    )
+    assert "some processor; torch 2; code 0. But `llm/third`: another. Everything" in hooks._findings("")
 
 
 def test_costs_are_those_of_the_benchmark(hooks, tmp_path, monkeypatch):
