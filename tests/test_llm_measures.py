@@ -459,7 +459,7 @@ def test_spectra_and_the_critical_rank():
     assert (first.name, second.name) == ("a", "b")
     np.testing.assert_allclose(first.values, [3, 2, 1, 0.5, 0], atol=1e-12)
     np.testing.assert_allclose(first.tails, [14.25, 5.25, 1.25, 0.25, 0, 0], atol=1e-12)
-    np.testing.assert_allclose(first.curve, 1 - first.tails / 14.25)
+    np.testing.assert_allclose(first.curve, 1 - first.tails / 14.25, atol=1e-12)
     assert first.effective_rank == pytest.approx(14.25**2 / (81 + 16 + 1 + 0.0625))
     assert second.effective_rank == pytest.approx(2)
     # eq. (34) asks for less than epsilon, so that epsilon itself is not enough.
