@@ -48,8 +48,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from linnet.llm import S2FTConfig
 from linnet.llm.cost import Step, free, in_turn, peak_bytes, saved_bytes, seconds, storages
+from linnet.llm.findings import device_name
 from linnet.llm.layer_work import LORA, serving, switching
-from linnet.llm.verify import device_name
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "llm.json"
