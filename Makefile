@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # Processes of make figures and make findings.
 JOBS := 2
-# glibc keeps what a training step frees: else a quarter of the time went to the kernel, which gives and takes the pages.
+# glibc keeps what a training step frees: else it gives pages back and asks for them again at every step.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
 # The release that the tests run against; make constraints keeps it.
 TORCH := 2.13.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from linnet.llm.checks.base import Promise
+from linnet.llm.checks.base import Promise, Sense
 from linnet.llm.checks.workbench import by_distance
 from linnet.llm.data.base import Task
 from linnet.llm.training import Score
@@ -35,8 +35,8 @@ class Measure:
 
     def promise(self, says: str, *, little: bool = False) -> Promise:
         """Return the promise that a difference of this measure is above 0, or is little."""
-        sense, margin = ("within", self.little) if little else ("above", 0.0)
-        return Promise(f"{self.name}: {says}", self.unit, sense, margin, counts=self.decides)  # type: ignore[arg-type]
+        sense: Sense = "within" if little else "above"
+        return Promise(f"{self.name}: {says}", self.unit, sense, self.little if little else 0.0, counts=self.decides)
 
     def key(self, name: str) -> str:
         """Return the name of a promise, as one of this measure."""
