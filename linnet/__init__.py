@@ -19,6 +19,7 @@ _HOME = {
     "Shift": "linnet.task",
     "LayerProblem": "linnet.problem",
     "Update": "linnet.problem",
+    "in_pieces": "linnet.batches",
     "channel_scores": "linnet.channels",
     "select_channels": "linnet.channels",
     "excess_risk": "linnet.risk",

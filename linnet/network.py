@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class DeepLinearNetwork(la.Record):
 
     Source: yang2024, Sec. F.2.
     """
+
+    _own_axes: ClassVar[Mapping[str, int]] = {"biases": 1}
 
     weights: tuple[Array, ...]
     biases: tuple[Array, ...] | None = None
@@ -142,25 +144,32 @@ class DeepLinearNetwork(la.Record):
                 out = w @ out
         return out
 
-    def scale(self, start: int, stop: int) -> Array:
-        """Product of the sizes of layers ``start`` to ``stop - 1``, (...): bounds their product's rounding error."""
+    def scale(self, start: int, stop: int, *, bound: bool = False) -> Array:
+        """Product of the sizes of layers ``start`` to ``stop - 1``, (...): bounds their product's rounding error.
+
+        With ``bound`` an upper bound that costs next to nothing.
+        """
         out = la.size(la.eye(self.weights[0], 1))
         with np.errstate(over="ignore", invalid="ignore"):
-            for size in self._sizes[start:stop]:
+            for size in (self._norms if bound else self._sizes)[start:stop]:
                 out = out * size
         return out
 
-    def offset_scale(self, layer: int) -> Array:
+    def offset_scale(self, layer: int, *, bound: bool = False) -> Array:
         """Sum over the biases below ``layer`` of the products of sizes on their way, (...); see ``scale``."""
         out = 0.0 * self.scale(0, 0)
         with np.errstate(over="ignore", invalid="ignore"):
             for i, b in enumerate((self.biases or ())[:layer]):
-                out = out * (self._sizes[i] if i else 1.0) + la.norm(b)
+                out = out * self.scale(i, i + 1 if i else i, bound=bound) + la.norm(b)
         return out
 
     @cached_property
     def _sizes(self) -> tuple[Array, ...]:
         return tuple(la.size(w) for w in self.weights)
+
+    @cached_property
+    def _norms(self) -> tuple[Array, ...]:
+        return tuple(la.frobenius(w) for w in self.weights)
 
     def __call__(self, x: Array) -> Array:
         """Return the outputs (..., n, q) for inputs ``x`` (..., n, p)."""

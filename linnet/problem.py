@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -50,21 +51,16 @@ class LayerProblem(la.Record):
         la.require_kind(self.moments, Moments, "moments", "give task.moments(), or Moments.from_data(x, y)")
         if self.rtol is not None and not (isinstance(self.rtol, Real) and 0 <= self.rtol < 1):
             raise RankError(f"rtol={self.rtol!r}; give a relative tolerance from 0 to below 1, or None")
-        self.net.require_fit(self.moments.yx.shape[-2:], self.moments.batch_shape)
+        self.net.require_fit(self.moments.shape, self.moments.batch_shape)
         given, m = self.net, self.moments
-        leaves = list(
-            la.together(
-                *given.weights,
-                *(given.biases or ()),
-                *(m.xx, m.yx, m.yy, m.x_mean, m.y_mean),
-                *m.roots,
-            )
-        )
-        weights, biases = leaves[: given.depth], leaves[given.depth : -8]
-        net = type(given)._join((tuple(weights), None if given.biases is None else tuple(biases)), ())
-        status = la.namespace(leaves[0]).asarray(m.status)
-        object.__setattr__(self, "net", net)
-        object.__setattr__(self, "moments", Moments._join((*leaves[-8:-3], status, tuple(leaves[-3:])), (m.n,)))
+        arrays = (*given.weights, *(given.biases or ()), *m._leaves())
+        leaves = la.together(*arrays)
+        if any(a is not b for a, b in zip(arrays, leaves, strict=True)):
+            ours = given.depth + len(given.biases or ())
+            weights, biases = leaves[: given.depth], leaves[given.depth : ours]
+            net = type(given)._join((weights, None if given.biases is None else biases), ())
+            object.__setattr__(self, "net", net)
+            object.__setattr__(self, "moments", m._made_of(leaves[ours:], la.namespace(leaves[0]).asarray(m.status)))
         if not self.batch_shape and la.is_concrete(*leaves):
             code = int(self.status)
             if code == la.NONFINITE:
@@ -96,6 +92,11 @@ class LayerProblem(la.Record):
         return self.net.widths[self.layer + 1]
 
     @property
+    def is_large(self) -> bool:
+        """Whether this is one problem whose layer has 1024 inputs and outputs at least, in NumPy and float64."""
+        return not self.batch_shape and la.is_large(self.net.weights[self.layer])
+
+    @property
     def has_biases(self) -> bool:
         """Whether the network carries biases."""
         return self.net.biases is not None
@@ -105,8 +106,10 @@ class LayerProblem(la.Record):
     @cached_property
     def status(self) -> Array:
         """Per element of the batch: 0, or why it cannot be solved by any method."""
+        if self.is_large:
+            return self._given_status  # products as large as these are made where they are used; ``finish`` sees them
         xp = la.namespace(self.net.weights[0])
-        return la.combine_status(xp, self._given_status, self._status_of(*self._design))
+        return la.combine_status(xp, self._given_status, self._status_of(self._input_design, self._target_design))
 
     @cached_property
     def _given_status(self) -> Array:
@@ -149,30 +152,34 @@ class LayerProblem(la.Record):
         """Product of the layers above, (..., q, d_out)."""
         return self._safe(self.net.upper(self.layer))
 
-    @cached_property
-    def _design(self) -> tuple[Array, Array]:
-        """A (..., d_in, k) and T (..., q, k): the layer's input and the residual on whitened inputs.
+    @property
+    def is_affine(self) -> bool:
+        """Whether the first whitened input is the constant 1."""
+        return self.has_biases or self.moments.x_mean is not None
 
-        With biases or means the first whitened input is the constant 1.
-        """
-        root, seen, _ = self.moments.roots
+    @cached_property
+    def _input_design(self) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows gets a status
-            a = self.lower @ self._safe(root)
-            t = self._safe(seen) - self.upper @ (self.weight @ a)
-            if self.has_biases or self.moments.x_mean is not None:
-                a = la.prepend_column(self.input_mean, a)
-                t = la.prepend_column(self.residual_mean, t)
-        return a, t
+            a = self.lower @ self._safe(self.moments.roots[0])
+            return la.prepend_column(self.input_mean, a) if self.is_affine else a
+
+    @cached_property
+    def _target_design(self) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            before = self.weight @ self._input_design
+            before = self.upper @ (before[..., 1:] if self.is_affine else before)
+            t = self._safe(self.moments.roots[1]) - before
+            return la.prepend_column(self.residual_mean, t) if self.is_affine else t
 
     @cached_property
     def inputs(self) -> Array:
         """A, (..., d_in, k): the layer's input is A z, z whitened inputs of unit second moment."""
-        return _zeroed(self._design[0], self.status)
+        return _zeroed(self._input_design, self.status)
 
     @cached_property
     def target(self) -> Array:
         """T, (..., q, k): the residual y - f(x) is T z and noise that no input explains."""
-        return _zeroed(self._design[1], self.status)
+        return _zeroed(self._target_design, self.status)
 
     @cached_property
     def cross(self) -> Array:
@@ -208,16 +215,26 @@ class LayerProblem(la.Record):
     @cached_property
     def reach_scale(self) -> Array:
         """Sum over the layer's input of the products of its factors' sizes, (...): its rounding is relative to it."""
+        return self._reach(bound=False)
+
+    @cached_property
+    def reach_bound(self) -> Array:
+        """An upper bound of ``reach_scale`` that costs next to nothing, (...)."""
+        return self._reach(bound=True)
+
+    def _reach(self, bound: bool) -> Array:
         m = self.moments
         with np.errstate(over="ignore", invalid="ignore"):
-            size = la.size(self._safe(m.roots[0]))
+            size = (la.frobenius if bound else la.size)(self._safe(m.roots[0]))
             if m.x_mean is not None:
                 size = size + la.norm(self._safe_vector(m.x_mean))
-            return _finite(self.net.scale(0, self.layer) * size + self.net.offset_scale(self.layer))
+            own = self.net.scale(0, self.layer, bound=bound) * size
+            return _finite(own + self.net.offset_scale(self.layer, bound=bound))
 
     @cached_property
     def _input_factors(self) -> la.Factors:
-        return la.factored(la.mT(self.inputs), rtol=self.rtol, scale=self.reach_scale)
+        columns = la.mT(self.inputs)
+        return la.factored(columns, rtol=self.rtol, scale=lambda: self.reach_scale, bound=self.reach_bound)
 
     @cached_property
     def upper_scale(self) -> Array:
@@ -225,8 +242,13 @@ class LayerProblem(la.Record):
         return _finite(self.net.scale(self.layer + 1, self.net.depth))
 
     @cached_property
+    def upper_bound(self) -> Array:
+        """An upper bound of ``upper_scale`` that costs next to nothing, (...)."""
+        return _finite(self.net.scale(self.layer + 1, self.net.depth, bound=True))
+
+    @cached_property
     def _upper_factors(self) -> la.Factors:
-        return la.factored(self.upper, rtol=self.rtol, scale=self.upper_scale)
+        return la.factored(self.upper, rtol=self.rtol, scale=lambda: self.upper_scale, bound=self.upper_bound)
 
     @cached_property
     def upper_pinv(self) -> Array:
@@ -236,7 +258,8 @@ class LayerProblem(la.Record):
     @cached_property
     def root(self) -> Array:
         """A root of the Gram matrix, (..., d_in, k): ``root root^T = gram``."""
-        return la.mT(self._input_factors.rest)
+        rest = self._input_factors.rest
+        return self.inputs if rest is None else la.mT(rest)
 
     @cached_property
     def root_pinv(self) -> Array:
@@ -264,16 +287,20 @@ class LayerProblem(la.Record):
         return la.append_column(self.weight, bias / self.constant[..., None])
 
     @cached_property
-    def _affine_factors(self) -> la.Factors:
+    def _affine_columns(self) -> Array:
         columns = la.mT(self.inputs)  # (..., k, d_in), the first row the constant's
         first = la.host_like(np.arange(columns.shape[-2]) == 0, columns)
-        both = la.append_column(columns, self.constant[..., None] * first)
-        return la.factored(both, rtol=self.rtol, scale=self.reach_scale + self.constant)
+        return la.append_column(columns, self.constant[..., None] * first)
+
+    @cached_property
+    def _affine_factors(self) -> la.Factors:
+        return la.factored(self._affine_columns, rtol=self.rtol, scale=self.reach_scale + self.constant)
 
     @cached_property
     def affine_root(self) -> Array:
         """A root of the second moment of the layer's input and a constant c, (..., d_in + 1, k)."""
-        return la.mT(self._affine_factors.rest)
+        rest = self._affine_factors.rest
+        return la.mT(self._affine_columns if rest is None else rest)
 
     @cached_property
     def affine_whitened(self) -> Array:
@@ -346,6 +373,7 @@ class Update(la.Record):
     """
 
     _static: ClassVar[tuple[str, ...]] = ("layer", "balance")
+    _own_axes: ClassVar[Mapping[str, int]] = {"bias": 1, "status": 0}
 
     delta: Array
     layer: int
@@ -353,6 +381,11 @@ class Update(la.Record):
     factors: tuple[Array, Array] | None = None
     balance: bool = False
     status: Array | None = None
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading axes."""
+        return tuple(self.delta.shape[:-2])
 
     @cached_property
     def _pair(self) -> tuple[Array, Array] | None:

@@ -123,7 +123,7 @@ def _explainable(net: DeepLinearNetwork, moments: Moments) -> Array:
 def _check(net: DeepLinearNetwork, task: Regression | Moments) -> None:
     la.require_kind(net, DeepLinearNetwork, "net", "give the network first, then the task")
     la.require_kind(task, (Regression, Moments), "task", "give a Regression or Moments")
-    net.require_fit((task.yx if isinstance(task, Moments) else task.coef).shape[-2:], task.batch_shape)
+    net.require_fit(task.shape, task.batch_shape)
 
 
 def _result(value: Array, status: Array | None) -> Any:

@@ -7,11 +7,11 @@ the moments themselves: multiplied out, those square the condition number.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -41,6 +41,12 @@ class Moments(la.Record):
     """
 
     _static: ClassVar[tuple[str, ...]] = ("n",)
+    _own_axes: ClassVar[Mapping[str, int | tuple[int, ...]]] = {
+        "x_mean": 1,
+        "y_mean": 1,
+        "status": 0,
+        "factors": (2, 2, 0),
+    }
 
     xx: Array
     yx: Array
@@ -120,6 +126,25 @@ class Moments(la.Record):
         shapes += [a.shape[:-1] for a in (self.x_mean, self.y_mean) if a is not None]
         return la.broadcast_batch(shapes, "the moments")
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(q, p)."""
+        q, p = self.yx.shape[-2:]
+        return q, p
+
+    @property
+    def roots_apart(self) -> tuple[Array, ...]:
+        """F of ``roots``, and factors of C, to be multiplied from left to right."""
+        return self.roots[:2]
+
+    def _leaves(self) -> tuple[Array | None, ...]:
+        """Return all arrays but ``status`` that the moments and their roots are made of."""
+        return (self.xx, self.yx, self.yy, self.x_mean, self.y_mean, *self.roots)
+
+    def _made_of(self, leaves: Sequence[Array | None], status: Array) -> Moments:
+        """Return the same moments, made of ``leaves`` of another library or precision."""
+        return Moments._join((*leaves[:5], status, tuple(leaves[5:])), (self.n,))
+
     @classmethod
     def from_data(cls, x: Array, y: Array) -> Self:
         """Sample moments of ``x`` (..., n, p) and ``y`` (..., n, q), averaged over n >= 1 rows.
@@ -169,8 +194,8 @@ class Moments(la.Record):
             return self.factors
         xx, yx, yy = self._centred()
         second = la.namespace(xx).linalg.diagonal(self.xx)
-        root, inverse = la.psd_root((xx + la.mT(xx)) / 2, second=second)
-        seen = yx @ la.mT(inverse)
+        found = la.psd_root((xx + la.mT(xx)) / 2, second=second)
+        root, seen = found.root, yx @ la.mT(found.inverse)
         spare = la.trace(yy) - la.sq(seen)
         return root, seen, la.namespace(spare).where(spare < 0, 0.0 * spare, spare)
 
@@ -201,6 +226,8 @@ class Regression(la.Record):
 
     Source: yang2024, Sec. F.2, eq. (7).
     """
+
+    _own_axes: ClassVar[Mapping[str, int]] = {"mean": 1, "intercept": 1}
 
     coef: Array
     signal_cov: Array
@@ -234,6 +261,15 @@ class Regression(la.Record):
             la.require_finite(**{k: getattr(self, k) for k in names})
             la.require_psd(self.signal_cov, "signal_cov")
             la.require_psd(self.noise_cov, "noise_cov")
+            if la.is_concrete(self.coef, self.signal_cov, self.noise_cov, self.mean, self.intercept):
+                xp = la.namespace(self.coef)
+                vars(self)["status"] = xp.zeros((), dtype=xp.int32)  # nothing was refused: not to be asked again
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(q, p)."""
+        q, p = self.coef.shape[-2:]
+        return q, p
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -250,12 +286,17 @@ class Regression(la.Record):
             xp, self.coef, *(None if v is None else v[..., None] for v in (self.mean, self.intercept))
         )
         bad = xp.astype(xp.where(finite, la.OK, la.NONFINITE), xp.int32)
-        return la.combine_status(xp, bad, la.psd_status(xp, self.signal_cov), la.psd_status(xp, self.noise_cov))
+        signal = la.psd_status(xp, self.signal_cov, self._root.definite)
+        return la.combine_status(xp, bad, signal, la.psd_status(xp, self.noise_cov))
+
+    @cached_property
+    def _root(self) -> la.Root:
+        return la.psd_root(self.signal_cov)
 
     @cached_property
     def root(self) -> Array:
         """F with F F^T = signal_cov, (..., p, p); NaN where ``status`` says that there is none."""
-        return la.mask_failed(la.psd_root(self.signal_cov)[0], self._failed)
+        return la.mask_failed(self._root.root, self._failed)
 
     @property
     def _failed(self) -> Array | None:
@@ -273,16 +314,8 @@ class Regression(la.Record):
         return out if self.intercept is None else out + self.intercept
 
     def moments(self) -> Moments:
-        """Population second moments about zero."""
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is used
-            yx = self.coef @ self.signal_cov
-            yy = yx @ la.mT(self.coef) + self.noise_cov
-        factors = (self.root, self.coef @ self.root, la.trace(self.noise_cov))
-        if self.mean is None and self.intercept is None:
-            return Moments._join((self.signal_cov, yx, yy, None, None, self.status, factors), (None,))
-        xm, ym = self.x_mean, self.y_mean
-        second = self.signal_cov + la.outer(xm, xm), yx + la.outer(ym, xm), yy + la.outer(ym, ym)
-        return Moments._join((*second, xm, ym, self.status, factors), (None,))
+        """Population second moments about zero; what nobody asks for is not computed."""
+        return PopulationMoments(self)
 
     def sample(self, n: int, *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw ``n`` independent Gaussian samples: x (..., n, p) and y (..., n, q), in NumPy.
@@ -298,7 +331,7 @@ class Regression(la.Record):
         x = rng.normal(size=(*self.batch_shape, n, p)) @ la.mT(here.root)
         if here.mean is not None:
             x = x + here.mean[..., None, :]
-        y = x @ la.mT(here.coef) + rng.normal(size=(*self.batch_shape, n, q)) @ la.mT(la.psd_root(here.noise_cov)[0])
+        y = x @ la.mT(here.coef) + rng.normal(size=(*self.batch_shape, n, q)) @ la.mT(la.psd_root(here.noise_cov).root)
         if here.intercept is not None:
             y = y + here.intercept[..., None, :]
         return la.mask_failed(x, here._failed), la.mask_failed(y, here._failed)
@@ -348,7 +381,7 @@ class Regression(la.Record):
         order = np.argsort(~has, axis=-1, kind="stable")
         has = np.take_along_axis(has, order, axis=-1)[..., None, : min(rows, p)]
         root = np.take_along_axis(here.root, order[..., None, :], axis=-1) @ la.mT(r[..., : min(rows, p), :p])
-        noise = la.psd_root(here.noise_cov)[0] @ la.mT(r[..., p:])
+        noise = la.psd_root(here.noise_cov).root @ la.mT(r[..., p:])
         along, beyond = noise[..., : min(rows, p)], noise[..., min(rows, p) :]
         rest = np.concatenate([np.where(has, 0.0, along), beyond], axis=-1)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is used
@@ -385,6 +418,107 @@ class Regression(la.Record):
         return cls.from_moments(Moments.from_data(x, y))
 
 
+class PopulationMoments(Moments):
+    """The moments of a task, each computed when it is asked for."""
+
+    task: Regression
+    n: None = None
+    factors: None = None
+
+    def __init__(self, task: Regression) -> None:
+        object.__setattr__(self, "task", task)
+
+    @classmethod
+    def _moving(cls) -> tuple[str, ...]:
+        return ("task", "root", "status")
+
+    def _split(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return (self.task, self.root, self.status), ()  # under ``jit`` both would be computed anew
+
+    @classmethod
+    def _join(cls, leaves: Any, static: Any) -> Self:
+        task, root, status = leaves
+        self = cls(task)
+        vars(self).update(root=root, status=status)
+        return self
+
+    def _leaves(self) -> tuple[Array | None, ...]:
+        task = self.task
+        return (task.coef, task.signal_cov, task.noise_cov, task.mean, task.intercept, self.root)
+
+    def _made_of(self, leaves: Sequence[Array | None], status: Array) -> Moments:
+        return self._join((Regression._join(leaves[:5], ()), leaves[5], status), ())
+
+    @property
+    def roots_apart(self) -> tuple[Array, ...]:
+        """F, and the coefficients and F, whose product is C."""
+        return self.root, self.task.coef, self.root
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading axes of the task."""
+        return self.task.batch_shape
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(q, p)."""
+        return self.task.shape
+
+    @cached_property
+    def status(self) -> Array:
+        """Per element of the batch: 0, or why the task cannot be used."""
+        return self.task.status
+
+    @cached_property
+    def root(self) -> Array:
+        """F of ``roots``, (..., p, p)."""
+        return self.task.root
+
+    @property
+    def _about_origin(self) -> bool:
+        return self.task.mean is None and self.task.intercept is None
+
+    @property
+    def x_mean(self) -> Array | None:
+        """E[x], (..., p); None of a task about the origin."""
+        return None if self._about_origin else self.task.x_mean
+
+    @property
+    def y_mean(self) -> Array | None:
+        """E[y], (..., q); None of a task about the origin."""
+        return None if self._about_origin else self.task.y_mean
+
+    @cached_property
+    @la.QUIET  # what overflows is refused where it is used
+    def xx(self) -> Array:
+        """E[x x^T], (..., p, p)."""
+        return self._about_zero(self.task.signal_cov, self.x_mean, self.x_mean)
+
+    @cached_property
+    @la.QUIET
+    def yx(self) -> Array:
+        """E[y x^T], (..., q, p)."""
+        return self._about_zero(self.task.coef @ self.task.signal_cov, self.y_mean, self.x_mean)
+
+    @cached_property
+    @la.QUIET
+    def yy(self) -> Array:
+        """E[y y^T], (..., q, q)."""
+        coef = self.task.coef
+        second = coef @ self.task.signal_cov @ la.mT(coef) + self.task.noise_cov
+        return self._about_zero(second, self.y_mean, self.y_mean)
+
+    @staticmethod
+    def _about_zero(second: Array, a: Array | None, b: Array | None) -> Array:
+        return second if a is None or b is None else second + la.outer(a, b)
+
+    @cached_property
+    @la.QUIET
+    def roots(self) -> tuple[Array, Array, Array]:
+        """F, C and the spare power; see ``Moments.roots``."""
+        return self.root, self.task.coef @ self.root, la.trace(self.task.noise_cov)
+
+
 @dataclass(frozen=True, eq=False)
 class Shift(la.Record):
     """An in-distribution task ``train`` and an out-of-distribution task ``test`` of the same sizes.
@@ -407,6 +541,11 @@ class Shift(la.Record):
                 f"train maps {self.train.coef.shape[-1]} to {self.train.coef.shape[-2]}, test "
                 f"{self.test.coef.shape[-1]} to {self.test.coef.shape[-2]}; both need the same p and q"
             )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading axes that both tasks broadcast to."""
+        return la.broadcast_batch((self.train.batch_shape, self.test.batch_shape), "the two tasks")
 
     @classmethod
     def none(cls, train: Regression) -> Self:

@@ -100,3 +100,13 @@ def assume_well_conditioned(case: Case) -> None:
     assume(clear(w.reach[:-1], max(w.size[1], 1e-300)))
     xx = case.problem.moments.xx
     assume(clear(xx, float(np.linalg.norm(xx)), 1e4))
+
+
+def replace_lapack(monkeypatch, name, function):
+    """Put ``function`` in the place of one of NumPy's decompositions, wherever linnet finds it."""
+    import array_api_compat.numpy.linalg as compat
+
+    own = getattr(np.linalg, name)
+    if getattr(compat, name, None) is own:
+        monkeypatch.setattr(compat, name, function)
+    monkeypatch.setattr(np.linalg, name, function)

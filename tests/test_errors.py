@@ -191,7 +191,7 @@ CASES = {
     "network and task swapped": (lambda: ln.excess_risk(TASK, NET), ArgumentError, ["net is a Regression", "first"]),
     "a problem for a task": (lambda: ln.expected_risk(NET, PROBLEM), ArgumentError, ["task is a LayerProblem"]),
     "a task for a shift": (lambda: ln.forgetting(NET, NET, TASK), ArgumentError, ["shift is a Regression"]),
-    "moments for a shift": (lambda: ln.Shift(TASK, TASK.moments()), ArgumentError, ["test is a Moments"]),
+    "moments for a shift": (lambda: ln.Shift(TASK, TASK.moments()), ArgumentError, ["test is a Population"]),
     "a task for moments": (lambda: ln.LayerProblem(NET, 0, TASK), ArgumentError, ["Regression", "task.moments()"]),
     "a truth value for a layer": (lambda: NET.lower(True), ShapeError, ["layer True", "0 to 1"]),
     "a word for a layer": (lambda: NET.lower("1"), ShapeError, ["layer '1'", "0 to 1"]),
@@ -221,7 +221,11 @@ CASES = {
     "a network for a problem": (lambda: ln.LoRA(1).solve(NET), ArgumentError, ["DeepLinearNetwork", "LayerProblem"]),
     "scores of a network": (lambda: ln.channel_scores(NET, by="weight"), ArgumentError, ["problem", "LayerProblem"]),
     "a word for a shift's size": (lambda: ln.Shift.label(TASK, "a", rng=RNG), ArgumentError, ["size is a str"]),
-    "moments to shift": (lambda: ln.Shift.label(TASK.moments(), 1.0, rng=RNG), ArgumentError, ["train is a Moments"]),
+    "moments to shift": (
+        lambda: ln.Shift.label(TASK.moments(), 1.0, rng=RNG),
+        ArgumentError,
+        ["train is a Population"],
+    ),
     "a word for a tolerance": (
         lambda: ln.LayerProblem(NET, 0, TASK.moments(), rtol="1e-9"),
         RankError,

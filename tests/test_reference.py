@@ -190,7 +190,8 @@ def test_roots_of_covariances_of_any_rank(size, rng):
         factor = rng.integers(-3, 4, size=(7, size, rank)) * np.array([1e6, 1, 1e-6, 1])[:size, None]
         a = factor @ np.swapaxes(factor, 1, 2)
         a[3] = 0.0
-        root, inverse = psd_root(a)
+        found = psd_root(a)
+        root, inverse = found.root, found.inverse
         for one, r, left in zip(a, root, inverse, strict=True):
             unit = np.sqrt(np.where(np.diagonal(one) > 0, np.diagonal(one), 1.0))
             np.testing.assert_allclose(r @ r.T / np.outer(unit, unit), one / np.outer(unit, unit), atol=1e-14)

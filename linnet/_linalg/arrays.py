@@ -27,7 +27,10 @@ def all_finite(xp: Any, *arrays: Array | None) -> Array:
     for a in arrays:
         if a is None:
             continue
-        good = xp.all(xp.isfinite(a), axis=(-2, -1))
+        if a.ndim == 2 and is_numpy(xp) and a.size:  # of a large matrix without an array of truth values
+            good = np.isfinite(np.min(a)) & np.isfinite(np.max(a))
+        else:
+            good = xp.all(xp.isfinite(a), axis=(-2, -1))
         ok = good if ok is None else ok & good
     return ok
 
@@ -204,6 +207,13 @@ def norm(v: Array) -> Array:
     xp = namespace(v)
     with np.errstate(over="ignore", invalid="ignore"):
         return xp.sqrt(xp.sum(v * v, axis=-1))
+
+
+def frobenius(a: Array) -> Array:
+    """Frobenius norm over the last two axes."""
+    xp = namespace(a)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return xp.sqrt(sq(a))
 
 
 def size(a: Array) -> Array:

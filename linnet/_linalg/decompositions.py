@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,14 @@ from linnet._linalg.arrays import (
     NOT_PSD,
     OK,
     all_finite,
+    frobenius,
     matvec,
     mT,
     require_finite,
     require_shape,
     sq,
 )
+from linnet._linalg.large import Triangle, inverted, is_large
 from linnet._linalg.libraries import Array, as_float, eps, eye, is_concrete, is_numpy, namespace, to_numpy
 from linnet.errors import NotPSDError
 
@@ -54,14 +57,19 @@ TIE_FACTOR = 4096.0
 """Multiple of eps below which the relative gap of two singular values is a tie (9e-13 in float64)."""
 
 
-def psd_status(xp: Any, a: Array) -> Array:
-    """Return OK, NONFINITE or NOT_PSD for each matrix of the batch; ``a`` (..., d, d)."""
+def psd_status(xp: Any, a: Array, definite: Array | None = None) -> Array:
+    """Return OK, NONFINITE or NOT_PSD for each matrix of the batch; ``a`` (..., d, d).
+
+    Where it is known of all that their lower triangles are those of positive ``definite`` matrices, that is not asked
+    again.
+    """
     finite = all_finite(xp, a)
-    safe = xp.where(finite[..., None, None], a, xp.zeros_like(a))
+    known = definite is not None and bool(xp.all(definite)) and bool(xp.all(finite))
+    safe = a if known else xp.where(finite[..., None, None], a, xp.zeros_like(a))
     size = xp.max(xp.abs(safe), axis=(-2, -1)) if safe.shape[-1] else xp.zeros_like(safe[..., 0, :1])[..., 0]
     tol = 8 * rank_rtol(a) * size * a.shape[-1]
-    low = _below(xp, (safe + mT(safe)) / 2, tol)
     skew = xp.max(xp.abs(safe - mT(safe)), axis=(-2, -1)) > tol
+    low = xp.zeros_like(skew) if known else _below(xp, (safe + mT(safe)) / 2, tol)
     status = xp.where(low | skew, xp.full_like(size, NOT_PSD), xp.full_like(size, OK))
     return xp.astype(xp.where(finite, status, xp.full_like(size, NONFINITE)), xp.int32)
 
@@ -100,7 +108,8 @@ def rank_rtol(a: Array, rtol: float | None = None) -> float:
     return RANK_FACTOR * max(a.shape[-2], a.shape[-1], 1) * eps(a) if rtol is None else rtol
 
 
-def _zero_cut(a: Array, largest: Array, rtol: float | None, scale: Array | None) -> Array:
+def zero_cut(a: Array, largest: Array, rtol: float | None, scale: Array | None) -> Array:
+    """Return the size at or below which a singular value of ``a`` counts as zero, by the rank policy."""
     cut = rank_rtol(a, rtol) * largest
     if scale is None:
         return cut
@@ -140,7 +149,7 @@ def spectrum(a: Array, *, rtol: float | None = None, scale: Array | None = None)
     if a.shape[-1] == 0:
         return Spectrum(w, v, xp.zeros(a.shape[:-2], dtype=xp.int32))
     top = w[..., -1]
-    cut = _zero_cut(a, top, rtol, scale)
+    cut = zero_cut(a, top, rtol, scale)
     negative = w[..., 0] < -100 * cut
     return Spectrum(xp.where(w > cut[..., None], w, 0.0), v, xp.astype(xp.where(negative, NOT_PSD, OK), xp.int32))
 
@@ -218,7 +227,7 @@ def decompose(a: Array, *, rtol: float | None = None, scale: Array | None = None
     u, s, vt = svd(a)
     if s.shape[-1] == 0:
         return Range(u, s, vt)
-    cut = _zero_cut(a, s[..., 0], rtol, scale)
+    cut = zero_cut(a, s[..., 0], rtol, scale)
     return Range(u, xp.where(s > cut[..., None], s, 0.0), vt)
 
 
@@ -234,12 +243,12 @@ class Factors:
     Attributes:
         basis: orthonormal basis of the column space, (..., m, k), or None for the identity; where rank is
             lost its spare columns are zero.
-        rest: (..., k, n).
+        rest: (..., k, n), or None beside the identity: ``a`` itself.
         inverse: pseudo-inverse of ``rest``, (..., n, k).
     """
 
     basis: Array | None
-    rest: Array
+    rest: Array | None
     inverse: Array
 
     @property
@@ -256,23 +265,26 @@ class Factors:
         return b if self.basis is None else self.basis @ (mT(self.basis) @ b)
 
 
+Scale = Array | Callable[[], Array] | None
+"""Sizes of the factors of a matrix multiplied, (...), or what computes them where they are asked for."""
+
+
 @QUIET
-def factored(a: Array, *, rtol: float | None = None, scale: Array | None = None) -> Factors:
+def factored(a: Array, *, rtol: float | None = None, scale: Scale = None, bound: Array | None = None) -> Factors:
     """Factor ``a`` (..., m, n) by the rank policy; ``scale`` (...), the sizes of its factors multiplied.
 
     A matrix whose inverse proves it to be of full rank is inverted, or factored by Householder's QR, as
     accurately as an SVD and at a quarter of the price; the others of a batch, and what cannot be looked at,
-    are decomposed.
+    are decomposed. Where an upper ``bound`` of the scale is enough for the proof, the scale is not asked for.
     """
-    if not is_concrete(a, scale) or 0 in a.shape[-2:]:
-        return _factored_by_svd(a, rtol, scale)
+    if not is_concrete(a, bound) or 0 in a.shape[-2:]:
+        return _factored_by_svd(a, rtol, _value(scale))
     xp = namespace(a)
     m, n = a.shape[-2:]
+    basis = rest = None
     if m == n:
-        basis, rest = None, a
         inverse, regular = _inverse(a)
     elif m < n:
-        basis, rest = None, a
         q, r = xp.linalg.qr(mT(a))
         inverse, regular = _inverse(r)
         inverse = q @ mT(inverse)
@@ -280,18 +292,31 @@ def factored(a: Array, *, rtol: float | None = None, scale: Array | None = None)
         basis, rest = xp.linalg.qr(a)
         inverse, regular = _inverse(rest)
     # 1 / |inverse| is at most the least singular value, |a| at least the largest.
-    cut = _zero_cut(a, xp.sqrt(sq(a)), rtol, scale)
-    bad = to_numpy(~(regular & (4 * sq(inverse) * cut * cut < 1)))
+    largest, least = frobenius(a), sq(inverse)
+
+    def doubtful(scale: Array | None) -> np.ndarray:
+        cut = zero_cut(a, largest, rtol, scale)
+        return to_numpy(~(regular & (4 * least * cut * cut < 1)))
+
+    if bound is not None and not doubtful(bound).any():
+        return Factors(basis, rest, inverse)
+    floor = _value(scale)
+    bad = doubtful(floor)
     if not bad.any():
         return Factors(basis, rest, inverse)
-    basis = eye(a, m) if basis is None else basis
-    floor = xp.zeros(bad.shape, dtype=a.dtype) if scale is None else scale
+    if basis is None:
+        basis, rest = eye(a, m), a
+    floor = xp.zeros(bad.shape, dtype=a.dtype) if floor is None else floor
 
     def slow(a: Array, floor: Array) -> tuple[Array, ...]:
         found = _factored_by_svd(a, rtol, floor[..., 0, 0])
         return found.basis, found.rest, found.inverse
 
     return Factors(*patched((basis, rest, inverse), bad, slow, (a, floor[..., None, None])))
+
+
+def _value(scale: Scale) -> Array | None:
+    return scale() if callable(scale) else scale
 
 
 def _factored_by_svd(a: Array, rtol: float | None, scale: Array | None) -> Factors:
@@ -303,6 +328,9 @@ def _factored_by_svd(a: Array, rtol: float | None, scale: Array | None) -> Facto
 def _inverse(a: Array) -> tuple[Array, Array]:
     """Return the inverse of each matrix of a batch, zero where there is none, and (...) where there is one."""
     xp = namespace(a)
+    if is_large(a):
+        inverse = inverted(a)
+        return (np.zeros_like(a), np.asarray(False)) if inverse is None else (inverse, np.asarray(True))
     try:
         inverse = xp.linalg.inv(a)
         regular = all_finite(xp, inverse)
@@ -348,30 +376,60 @@ def patched(
     return tuple(xp.reshape(xp.concat(p, axis=0)[take], (*bad.shape, *p[0].shape[-2:])) for p in found)
 
 
-@QUIET
-def psd_root(a: Array, *, second: Array | None = None) -> tuple[Array, Array]:
-    """Return root and inverse (..., d, d): ``a = root root^T``, and ``inverse root`` is 1 on the range, 0 off it.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Root:
+    """``a = root root^T`` for symmetric PSD ``a``.
 
-    The rank of the symmetric PSD matrix ``a`` is decided in the units of each variable: large ones do not hide
-    small ones. Those are the roots of ``second`` (..., d), by default the diagonal of ``a``: the second moments
-    that ``a`` is a difference of, which its rounding errors are relative to.
+    Attributes:
+        root: (..., d, d).
+        definite: whether the lower triangle of ``a`` is that of a positive definite matrix for certain, (...); None
+            where values cannot be looked at.
+    """
+
+    root: Array
+    definite: Array | None
+    _inverse: Array | None = None
+
+    @cached_property
+    def inverse(self) -> Array:
+        """``inverse root`` is 1 on the range of the root, 0 off it; (..., d, d)."""
+        return _inverse(self.root)[0] if self._inverse is None else self._inverse
+
+
+@QUIET
+def psd_root(a: Array, *, second: Array | None = None) -> Root:
+    """Return a root of the symmetric PSD matrix ``a`` (..., d, d).
+
+    Its rank is decided in the units of each variable: large ones do not hide small ones. Those are the roots of
+    ``second`` (..., d), by default the diagonal of ``a``: the second moments that ``a`` is a difference of, which
+    its rounding errors are relative to.
     """
     xp = namespace(a)
     diagonal = xp.linalg.diagonal(a) if second is None else second
     unit = xp.sqrt(xp.where(diagonal > 0, diagonal, 1.0))
     if not is_concrete(a) or a.shape[-1] == 0:
-        return _psd_root_by_eigh(a, unit[..., None])
+        root, inverse = _psd_root_by_eigh(a, unit[..., None])
+        return Root(root, None, inverse)
     try:
         root = xp.linalg.cholesky(a)
     except np.linalg.LinAlgError:  # for one singular matrix NumPy refuses a batch, which must not change the others
         root = _roots_of_the_regular(a, unit)
     except RuntimeError:  # torch
-        return _psd_root_by_eigh(a, unit[..., None])
+        root, inverse = _psd_root_by_eigh(a, unit[..., None])
+        return Root(root, unit[..., 0] < 0, inverse)
+    # In those units the trace is d at most. So the product of all eigenvalues but the least is e at most, and the
+    # least is at least the determinant over e. Where that is too little, it is at least 1 / |inverse unit|^2.
+    threshold = 4 * (a.shape[-1] + CANCEL_FACTOR / RANK_FACTOR) * rank_rtol(a)
+    least = xp.exp(2 * xp.sum(xp.log(xp.linalg.diagonal(root) / unit), axis=-1) - 1)
+    definite = least > threshold
+    if bool(xp.all(definite)) or (is_large(a) and threshold * Triangle(root / unit[:, None]).norm_of_inverse ** 2 < 1):
+        return Root(root, xp.ones_like(definite))
     inverse, regular = _inverse(root)
-    # The least eigenvalue in those units is at least 1 / |inverse unit|^2, the largest at most d.
-    error = 4 * (a.shape[-1] + CANCEL_FACTOR / RANK_FACTOR) * rank_rtol(a) * sq(inverse * unit[..., None, :])
-    bad = to_numpy(~(regular & (error < 1)))
-    return patched((root, inverse), bad, _psd_root_by_eigh, (a, unit[..., None])) if bad.any() else (root, inverse)
+    definite = regular & (threshold * sq(inverse * unit[..., None, :]) < 1)
+    bad = to_numpy(~definite)
+    if bad.any():
+        root, inverse = patched((root, inverse), bad, _psd_root_by_eigh, (a, unit[..., None]))
+    return Root(root, definite, inverse)
 
 
 def _roots_of_the_regular(a: np.ndarray, unit: np.ndarray) -> np.ndarray:
@@ -439,17 +497,23 @@ def _rescaling_by_svd(a: Array, b: Array, target: Array, rtol: float | None, sca
     return pinv(design, rtol=rtol, scale=scale) @ xp.reshape(target, (*target.shape[:-2], rows, 1))
 
 
-def has_tie(s: Array, r: int, zero: Array) -> Array:
+def has_tie(s: Array, r: int, zero: Array | Callable[[], Array]) -> Array:
     """Return whether the best rank-``r`` approximation is not unique; s (..., k) descending.
 
-    ``zero`` (...) is the size below which a singular value is rounding error: zeros do not tie.
+    ``zero`` (...) is the size below which a singular value is rounding error, or computes it where it is asked for:
+    zeros do not tie.
     """
     xp = namespace(s)
     if r <= 0 or r >= s.shape[-1]:
         return xp.zeros(s.shape[:-1], dtype=xp.bool)
     gap = s[..., r - 1] - s[..., r]
     tolerance = TIE_FACTOR * float(xp.finfo(s.dtype).eps) * s[..., 0]
-    return (s[..., r - 1] > xp.maximum(zero, tolerance)) & (gap <= tolerance)
+    close = (s[..., r - 1] > tolerance) & (gap <= tolerance)
+    if callable(zero):
+        if is_concrete(s) and not bool(xp.any(close)):
+            return close
+        zero = zero()
+    return close & (s[..., r - 1] > zero)
 
 
 def balanced_factors(a: Array, b: Array) -> tuple[Array, Array]:

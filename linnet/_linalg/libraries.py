@@ -7,8 +7,9 @@ pytrees to both, and move between them.
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -160,6 +161,9 @@ class Record:
 
     _static: ClassVar[tuple[str, ...]] = ()
 
+    _own_axes: ClassVar[Mapping[str, int | tuple[int, ...]]] = {}
+    """Axes of a field behind those of the batch, where they are not two; of a tuple of different ones, one each."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _RECORDS.append(cls)
@@ -181,6 +185,36 @@ class Record:
             object.__setattr__(self, n, next(fixed) if n in cls._static else next(moving))
         return self
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Leading axes that all fields broadcast to."""
+        raise NotImplementedError
+
+    def part(self, piece: slice) -> Self:
+        """Return a piece of the batch, along its first axis; fields that all of the batch share stay whole."""
+        return self._part(piece, len(self.batch_shape))
+
+    def _part(self, piece: slice, axes: int) -> Self:
+        leaves, static = self._split()
+        return self._join(
+            tuple(
+                _piece_of(x, piece, axes, self._own_axes.get(n, 2)) for n, x in zip(self._moving(), leaves, strict=True)
+            ),
+            static,
+        )
+
+    @property
+    def _largest(self) -> int:
+        """Entries of the largest array of an element of the batch."""
+        leaves, _ = self._split()
+        owns = (self._own_axes.get(n, 2) for n in self._moving())
+        return max(map(_entries_of, leaves, owns), default=0)
+
+    @classmethod
+    def _moving(cls) -> tuple[str, ...]:
+        """Return the names of what ``_split`` takes apart."""
+        return tuple(f.name for f in dataclasses.fields(cls) if f.name not in cls._static)  # type: ignore[arg-type]
+
     def to(self, xp: Any, *, dtype: Any = None, device: Any = None) -> Self:
         """Return a copy whose arrays belong to the library ``xp``: ``numpy``, ``jax.numpy`` or ``torch``.
 
@@ -197,6 +231,28 @@ class Record:
             raise ArgumentError(f"to({xp!r}); give the module itself: numpy, jax.numpy or torch")
         leaves, static = self._split()
         return self._join(tuple(_move(x, xp, dtype, device) for x in leaves), static)
+
+
+def _piece_of(x: Any, piece: slice, axes: int, own: int | tuple[int, ...]) -> Any:
+    if x is None:
+        return None
+    if isinstance(x, Record):
+        return x._part(piece, axes)
+    if isinstance(x, tuple):
+        owns = own if isinstance(own, tuple) else (own,) * len(x)
+        return tuple(_piece_of(y, piece, axes, o) for y, o in zip(x, owns, strict=True))
+    return x[piece] if axes and not isinstance(own, tuple) and x.ndim == axes + own and x.shape[0] != 1 else x
+
+
+def _entries_of(x: Any, own: int | tuple[int, ...]) -> int:
+    if x is None:
+        return 0
+    if isinstance(x, Record):
+        return x._largest
+    if isinstance(x, tuple):
+        owns = own if isinstance(own, tuple) else (own,) * len(x)
+        return max(map(_entries_of, x, owns), default=0)
+    return math.prod(x.shape[x.ndim - own :]) if isinstance(own, int) else 0
 
 
 def _move(x: Any, xp: Any, dtype: Any, device: Any) -> Any:

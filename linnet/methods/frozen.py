@@ -60,15 +60,23 @@ class FrozenFactorLoRA(LinearMethod):
         factor = self._factor(problem)
         xp = la.namespace(factor)
         if self.left is not None:
-            scale = problem.upper_scale * la.size(factor)
-            seen = la.factored(problem.upper @ factor, rtol=problem.rtol, scale=scale)
+            seen = la.factored(
+                problem.upper @ factor,
+                rtol=problem.rtol,
+                scale=lambda: problem.upper_scale * la.size(factor),
+                bound=problem.upper_bound * la.frobenius(factor),
+            )
             right_t = seen.pinv @ problem.regression
             delta = factor @ right_t
             pair = (xp.broadcast_to(factor, (*delta.shape[:-1], factor.shape[-1])), la.mT(right_t))
         else:
             # On whitened inputs, root^T V in place of V^T gram V: the condition number is not squared.
-            scale = problem.reach_scale * la.size(factor)
-            seen = la.factored(la.mT(problem.root) @ factor, rtol=problem.rtol, scale=scale)
+            seen = la.factored(
+                la.mT(problem.root) @ factor,
+                rtol=problem.rtol,
+                scale=lambda: problem.reach_scale * la.size(factor),
+                bound=problem.reach_bound * la.frobenius(factor),
+            )
             left = problem.upper_pinv @ (problem.whitened @ la.mT(seen.pinv))
             delta = left @ la.mT(factor)
             pair = (left, xp.broadcast_to(factor, (*delta.shape[:-2], *factor.shape[-2:])))

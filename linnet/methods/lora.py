@@ -9,6 +9,7 @@ from typing import Literal, Self
 import numpy as np
 
 from linnet import _linalg as la
+from linnet import large
 from linnet.errors import RankError
 from linnet.methods.base import Method, finish
 from linnet.problem import LayerProblem, Update
@@ -50,6 +51,9 @@ class LoRA(Method):
             raise RankError(
                 f"rank {r} for a {problem.d_out} x {problem.d_in} layer; give 0 to {min(problem.d_out, problem.d_in)}"
             )
+        found = None if "residual_svd" in vars(problem) else large.lora(problem, r)
+        if found is not None:
+            return finish(problem, found.left @ found.right.T, factors=found, balance=True)
         u, s, vt = problem.residual_svd
         xp = la.namespace(s)
         left = problem.upper_pinv @ (u[..., :, :r] * s[..., None, :r])
@@ -60,7 +64,7 @@ class LoRA(Method):
             right = xp.concat([right, xp.zeros((*right.shape[:-1], short), dtype=right.dtype)], axis=-1)
         status = None
         if self.ties == "refuse":
-            status = xp.where(la.has_tie(s, r, problem.residual_floor), la.TIE, la.OK)
+            status = xp.where(la.has_tie(s, r, lambda: problem.residual_floor), la.TIE, la.OK)
         return finish(problem, left @ la.mT(right), factors=(left, right), balance=True, status=status)
 
     def n_parameters(self, problem: LayerProblem) -> int:

@@ -1,0 +1,207 @@
+"""One large matrix, in NumPy and float64: where time and memory ask for other ways than those of many small ones.
+
+Nothing here decomposes a matrix but by Cholesky, LU and triangles; singular triplets come from products with a few
+columns at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from linnet._linalg.libraries import Array
+
+LARGE = 1024
+"""Least side from which a matrix is large."""
+
+MARGIN = 3.0
+"""What an estimate is multiplied by where something is concluded from it: LAPACK's, of the norm of an inverse, and that
+by powers are rarely too small by more."""
+
+BLOCK = 32
+"""Columns of a step of Lanczos' method, at least: as many copies of a multiple singular value are found."""
+
+SPARE = 8
+"""Columns of a step beyond the number of triplets that are looked for."""
+
+ACCURACY = 1e-7
+"""Largest residual of a singular triplet, relative to the largest singular value, that is accepted. The singular value
+itself errs by the square of it, over the relative gap to the others."""
+
+CHECKED = 3
+"""Steps from one look at the residuals to the next: a look costs about as much as a step."""
+
+MOST = 2
+"""Share of the side, as a divisor, up to which the search goes on."""
+
+
+def is_large(a: Array) -> bool:
+    """Return whether ``a`` is one matrix in NumPy and float64 whose sides are ``LARGE`` at least."""
+    return isinstance(a, np.ndarray) and a.dtype == np.float64 and a.ndim == 2 and min(a.shape) >= LARGE
+
+
+def inverted(a: np.ndarray) -> np.ndarray | None:
+    """Return the inverse (n, n) with room for one matrix more, where NumPy's takes three; None where there is none."""
+    from scipy.linalg import lapack
+
+    lu = LU.of(a)
+    if lu is None:
+        return None
+    work = int(lapack.dgetri_lwork(len(a))[0])
+    inverse, failed = lapack.dgetri(lu.factors, lu.pivots, lwork=work, overwrite_lu=True)
+    return inverse.T if failed == 0 and np.isfinite(inverse).all() else None
+
+
+@dataclass(frozen=True)
+class LU:
+    """The transpose of a matrix ``a`` (n, n), decomposed: LAPACK reads columns."""
+
+    factors: np.ndarray
+    pivots: np.ndarray
+
+    @classmethod
+    def of(cls, a: np.ndarray) -> LU | None:
+        """Decompose; None where a pivot is zero, or what is not finite is met."""
+        from scipy.linalg import lapack
+
+        factors, pivots, failed = lapack.dgetrf(np.array(a, order="C").T, overwrite_a=True)
+        return cls(factors, pivots) if failed == 0 and np.isfinite(factors.diagonal()).all() else None
+
+    def solve(self, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
+        """Return ``a^-1 b``, or ``a^-T b``; b (n, k)."""
+        from scipy.linalg import lapack
+
+        return lapack.dgetrs(self.factors, self.pivots, b, trans=0 if transposed else 1)[0]
+
+    @property
+    def norm_of_inverse(self) -> float:
+        """At least the spectral norm of the inverse, as far as estimates go."""
+        from scipy.linalg import lapack
+
+        return _between(*(lapack.dgecon(self.factors, 1.0, norm=norm)[0] for norm in ("1", "I")))
+
+
+@dataclass(frozen=True)
+class Triangle:
+    """A lower triangle ``a`` (n, n)."""
+
+    a: np.ndarray
+
+    def solve(self, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
+        """Return ``a^-1 b``, or ``a^-T b``; b (n, k)."""
+        from scipy.linalg import lapack
+
+        return lapack.dtrtrs(self.a.T, b, lower=0, trans=0 if transposed else 1)[0]
+
+    @property
+    def norm_of_inverse(self) -> float:
+        """At least the spectral norm of the inverse, as far as estimates go."""
+        from scipy.linalg import lapack
+
+        columns, rows = (np.abs(self.a).sum(axis=axis).max() for axis in (0, 1))
+        upper = self.a.T
+        return _between(
+            lapack.dtrcon(upper, norm="1", uplo="U")[0] * rows, lapack.dtrcon(upper, norm="I", uplo="U")[0] * columns
+        )
+
+
+def solver(a: np.ndarray) -> LU | Triangle | None:
+    """Return what solves with one square matrix; None where it is singular."""
+    triangle = not np.triu(a, 1).any()
+    if not triangle:
+        return LU.of(a)
+    return Triangle(a) if a.diagonal().all() else None
+
+
+def _between(*reciprocals: float) -> float:
+    """The spectral norm is at most the geometric mean of the largest sums of columns and of rows."""
+    found = float(np.prod(reciprocals))
+    return MARGIN / found**0.5 if found > 0 and np.isfinite(found) else float("inf")
+
+
+def norm_of(chain: Sequence[np.ndarray]) -> float:
+    """Return at least the spectral norm of a product of matrices, as far as estimates by powers go."""
+    x = np.random.default_rng(0).normal(size=(chain[-1].shape[-1], SPARE))
+    found = 0.0
+    for _ in range(SPARE):
+        x = x / max(np.linalg.norm(x, axis=0).max(), np.finfo(float).tiny)
+        x = transposed_times(chain, times(chain, x))
+        found = float(np.linalg.norm(x, axis=0).max()) ** 0.5
+    return MARGIN * found
+
+
+def times(chain: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Return the product of a chain of matrices with x (n, k)."""
+    for a in reversed(chain):
+        x = a @ x
+    return x
+
+
+def transposed_times(chain: Sequence[np.ndarray], y: np.ndarray) -> np.ndarray:
+    """Return the product of the transpose of a chain of matrices with y (m, k)."""
+    for a in chain:
+        y = a.T @ y
+    return y
+
+
+@dataclass(frozen=True)
+class Krylov:
+    """The largest singular triplets of a map: u (m, k), s (k,) descending, vt (k, n)."""
+
+    u: np.ndarray
+    s: np.ndarray
+    vt: np.ndarray
+
+
+def leading(
+    apply: Callable[[np.ndarray], np.ndarray],
+    adjoint: Callable[[np.ndarray], np.ndarray],
+    shape: tuple[int, int],
+    k: int,
+) -> Krylov | None:
+    """Return the k largest singular triplets of a map, by Golub and Kahan's bidiagonalisation in blocks.
+
+    Both bases are kept orthonormal in full. The start is random, so that with probability one no singular value is
+    missed, nor up to ``BLOCK`` copies of one. None where residuals are above ``ACCURACY`` when the bases have grown
+    to a share of the sides, and where the map overflows.
+
+    Args:
+        apply: the map, from (n, b) to (m, b).
+        adjoint: its transpose, from (m, b) to (n, b).
+        shape: (m, n).
+        k: how many.
+    """
+    block = max(BLOCK, k + SPARE)
+    steps = min(shape) // MOST // block
+    left, right = (np.empty((side, steps * block)) for side in shape)
+    small = np.zeros((steps * block, steps * block))
+    beyond = np.random.default_rng(0).normal(size=(shape[1], block))
+    for step in range(steps):
+        mine = slice(step * block, (step + 1) * block)
+        right[:, mine] = _orthonormal(beyond, right[:, : mine.start])
+        image = apply(right[:, mine])
+        left[:, mine] = _orthonormal(image, left[:, : mine.start])
+        small[: mine.stop, mine] = left[:, : mine.stop].T @ image
+        beyond = _less(adjoint(left[:, mine]), right[:, : mine.stop])
+        if (step + 1) % CHECKED == 0:
+            if not np.isfinite(small).all():
+                return None
+            a, s, bt = np.linalg.svd(small[: mine.stop, : mine.stop])
+            residuals = np.linalg.norm(beyond @ a[mine, :k], axis=0)
+            if np.all(residuals <= ACCURACY * s[0]):
+                return Krylov(left[:, : mine.stop] @ a[:, :k], s[:k], bt[:k] @ right[:, : mine.stop].T)
+    return None
+
+
+def _less(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Return x less its part in the span of a basis."""
+    return x - basis @ (basis.T @ x)
+
+
+def _orthonormal(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Return orthonormal columns that span x beyond a basis; of what x lacks, any."""
+    for _ in range(2):  # the second time for rounding, and for columns that nothing but rounding has left
+        x, _ = np.linalg.qr(_less(x, basis))
+    return x

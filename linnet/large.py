@@ -1,0 +1,80 @@
+"""LoRA of one large layer from products with a few columns: no matrix of its size is made but factors of its sides.
+
+A layer is taken so where nothing can go wrong without being seen: square maps all the way, none near to losing rank,
+without biases and means, a rank that is few beside the widths. Whatever else is large is solved as it is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from linnet import _linalg as la
+from linnet.problem import LayerProblem
+
+FEW = 16
+"""Share of the widths, as a divisor, up to which a rank is few."""
+
+TIE = 1e-6
+"""Relative gap of two singular values below which all are found, for a tie to be told from a small gap."""
+
+
+class Factors(NamedTuple):
+    """delta = left right^T; left (d_out, r), right (d_in, r)."""
+
+    left: np.ndarray
+    right: np.ndarray
+
+
+def lora(problem: LayerProblem, rank: int) -> Factors | None:
+    """Return ``upper^+ SVD_r(M) root^+`` as factors, or None where the layer is not one that is taken so.
+
+    The singular triplets of M err by residuals of 1e-7 of the largest, and the risk by the square of that.
+    """
+    if not problem.is_large or not 0 < rank < problem.d_in // FEW:
+        return None
+    layers, moments, at = problem.net.weights, problem.moments, problem.layer
+    root, seen, model = moments.roots_apart[0], moments.roots_apart[1:], (*reversed(layers), moments.roots_apart[0])
+    square = (problem.d_in, problem.d_in)
+    if problem.is_affine or any(not la.is_large(a) or a.shape != square for a in (*seen, *model)):
+        return None
+
+    common = (root,) if seen[-1] is root else ()
+    seen, model = seen[: len(seen) - len(common)], model[: len(model) - len(common)]
+
+    def residual(z: np.ndarray) -> np.ndarray:
+        z = la.times(common, z)
+        return la.times(seen, z) - la.times(model, z)
+
+    def adjoint(y: np.ndarray) -> np.ndarray:
+        return la.transposed_times(common, la.transposed_times(seen, y) - la.transposed_times(model, y))
+
+    found = la.leading(residual, adjoint, square, rank + 1)
+    if found is None:
+        return None
+    u, s, vt = found.u[:, :rank], found.s, found.vt[:rank]
+    if s[rank - 1] > la.ACCURACY * s[0] and s[rank - 1] - s[rank] <= TIE * s[rank - 1]:
+        return None
+    left = _solved(layers[:at:-1], u * s[:rank], problem.rtol)
+    right = _solved((root, *layers[:at]), vt.T, problem.rtol, transposed=True)
+    return None if left is None or right is None else Factors(left, right)
+
+
+def _solved(
+    factors: Sequence[np.ndarray], b: np.ndarray, rtol: float | None, transposed: bool = False
+) -> np.ndarray | None:
+    """Solve with one factor of a product after the other; None where the product may lose rank."""
+    size = largest = inverse = 1.0
+    for a in factors:
+        solver = la.solver(a)
+        if solver is None:
+            return None
+        b = solver.solve(b, transposed=transposed)
+        largest, inverse = largest * la.norm_of([a]), inverse * solver.norm_of_inverse
+        size *= len(a) ** 0.25  # of Schatten's 4-norm, over the spectral one, at most
+    if not factors:
+        return b
+    cut = la.zero_cut(factors[0], np.asarray(largest), rtol, np.asarray(size * largest))
+    return b if bool(inverse * cut < 1) else None

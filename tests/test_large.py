@@ -1,0 +1,213 @@
+"""One large layer, without any full decomposition; here mostly layers that are called large."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import replace_lapack
+
+import linnet as ln
+from linnet import large
+from linnet._linalg import large as big
+from linnet.errors import RankError
+
+N = 160
+
+
+@pytest.fixture(autouse=True)
+def small_is_large(monkeypatch):
+    for name, value in {"LARGE": 40, "BLOCK": 4, "SPARE": 2, "CHECKED": 1, "MOST": 1}.items():
+        monkeypatch.setattr(big, name, value)
+
+
+def orthogonal(rng, n=N):
+    return ln.haar(n, rng)
+
+
+def with_residual(values, rng, layer=1, depth=3):
+    """A problem of well-conditioned layers whose whitened residual has the given singular values."""
+    n = len(values)
+    net = ln.DeepLinearNetwork.with_spectra([n] * (depth + 1), [np.linspace(2, 1, n)] * depth, rng=rng)
+    root = np.linalg.cholesky(np.cov(rng.normal(size=(n, 4 * n))))
+    residual = (orthogonal(rng, n) * values) @ orthogonal(rng, n)
+    coef = net.product + residual @ np.linalg.inv(root)
+    return net, ln.LayerProblem(net, layer, ln.Regression(coef, root @ root.T).moments())
+
+
+def dense(problem, rank, ties="refuse"):
+    again = ln.LayerProblem(problem.net, problem.layer, problem.moments)
+    _ = again.residual_svd  # once there, it is what LoRA takes
+    return ln.LoRA(rank, ties=ties).solve(again)
+
+
+SPECTRA = {
+    "even": np.linspace(1, 0, N),
+    "flat but for a few": np.r_[3.0, 2.5, 2.2, 2.0, np.full(N - 4, 1.0)],
+    "fast": 2.0 ** -np.arange(N),
+    "slow": 1 / np.arange(1, N + 1),
+    "of rank three": np.r_[3.0, 2.0, 1.0, np.zeros(N - 3)],
+    "of rank four": np.r_[3.0, 2.0, 1.5, 1.0, np.zeros(N - 4)],
+    "huge": 1e100 * np.linspace(1, 0, N),
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize(("layer", "depth"), [(1, 3), (0, 2), (1, 2), (0, 1), (2, 5)])
+def test_it_is_the_dense_solution(name, layer, depth, rng):
+    _, problem = with_residual(SPECTRA[name], rng, layer, depth)
+    found = large.lora(problem, 4)
+    assert found is not None
+    wanted = dense(problem, 4)
+    best, least = problem.risk(ln.LoRA(4).solve(problem)), problem.risk(wanted)
+    assert best <= least + 1e-12 * problem.initial_risk
+    size = np.linalg.norm(wanted.delta)
+    np.testing.assert_allclose(found.left @ found.right.T, wanted.delta, atol=1e-6 * size)
+
+
+def test_the_factors_are_balanced(rng):
+    _, problem = with_residual(SPECTRA["even"], rng)
+    update = ln.LoRA(3).solve(problem)
+    np.testing.assert_allclose(update.left @ update.right.T, update.delta, atol=1e-12)
+    np.testing.assert_allclose(update.left.T @ update.left, update.right.T @ update.right, atol=1e-9)
+
+
+def test_nothing_as_large_is_decomposed(rng, monkeypatch):
+    _, problem = with_residual(SPECTRA["slow"], rng)
+    for name in ("svd", "eigh", "eigvalsh", "inv", "pinv", "qr"):
+
+        def refuse(a, *args, call=getattr(np.linalg, name), **kwargs):
+            assert min(a.shape) < N, "a full decomposition"
+            return call(a, *args, **kwargs)
+
+        replace_lapack(monkeypatch, name, refuse)
+    assert large.lora(problem, 2) is not None
+    assert ln.LoRA(2).solve(problem).factors is not None
+    with pytest.raises(AssertionError, match="a full decomposition"):
+        _ = problem.residual_svd
+
+
+@pytest.mark.parametrize("copies", [2, 3, 9])
+def test_ties_are_seen(copies, rng):
+    values = np.r_[3.0, 2.5, np.full(copies, 2.0), np.linspace(1, 0, N - copies - 2)]
+    _, problem = with_residual(values, rng)
+    assert large.lora(problem, 3) is None
+    with pytest.raises(RankError, match="tie"):
+        ln.LoRA(3).solve(problem)
+    any_of_them = ln.LoRA(3, ties="first").solve(problem)
+    assert problem.risk(any_of_them) == pytest.approx(problem.risk(dense(problem, 3, "first")), rel=1e-10)
+    assert large.lora(problem, 2) is not None  # above the tie
+
+
+def test_a_gap_that_may_be_a_tie_is_left_to_the_full_decomposition(rng):
+    values = np.r_[3.0, 2.0, 2.0 * (1 - 1e-9), np.linspace(1, 0, N - 3)]
+    _, problem = with_residual(values, rng)
+    assert large.lora(problem, 2) is None
+    np.testing.assert_array_equal(ln.LoRA(2).solve(problem).delta, dense(problem, 2).delta)
+
+
+@pytest.mark.parametrize("where", ["upper", "lower", "inputs"])
+@pytest.mark.parametrize("least", [0.0, 1e-16])
+def test_what_may_lose_rank_is_left_to_the_full_decomposition(where, least, rng):
+    graded = np.r_[np.linspace(2, 1, N - 1), least]
+    spectra = {"upper": np.linspace(2, 1, N), "lower": np.linspace(2, 1, N), where: graded}
+    net = ln.DeepLinearNetwork.with_spectra(
+        [N] * 4, [spectra["lower"], np.linspace(2, 1, N), spectra["upper"]], rng=rng
+    )
+    frame = orthogonal(rng)
+    cov = (frame * (graded if where == "inputs" else 1.0)) @ frame.T
+    problem = ln.LayerProblem(net, 1, ln.Regression(rng.normal(size=(N, N)), (cov + cov.T) / 2).moments())
+    assert large.lora(problem, 2) is None
+    update = ln.LoRA(2).solve(problem)
+    assert np.isfinite(update.delta).all()
+    assert problem.risk(update) == pytest.approx(problem.risk(dense(problem, 2)), rel=1e-10)
+
+
+def test_what_is_not_taken_so():
+    rng = np.random.default_rng(0)
+    square = ln.DeepLinearNetwork.random([N] * 4, rng=rng)
+    task = ln.Regression(rng.normal(size=(N, N)), np.eye(N))
+    assert large.lora(ln.LayerProblem(square, 1, task.moments()), 2) is not None
+    assert large.lora(ln.LayerProblem(square, 1, task.moments()), 0) is None
+    assert large.lora(ln.LayerProblem(square, 1, task.moments()), N // 8) is None, "the rank is not few"
+    biased = ln.DeepLinearNetwork.random([N] * 4, rng=rng, biases=True)
+    assert large.lora(ln.LayerProblem(biased, 1, task.moments()), 2) is None
+    moved = ln.Regression(task.coef, task.signal_cov, mean=np.ones(N))
+    assert large.lora(ln.LayerProblem(square, 1, moved.moments()), 2) is None
+    narrow = ln.DeepLinearNetwork.random([N, N, 48, N], rng=rng)
+    assert large.lora(ln.LayerProblem(narrow, 1, task.moments()), 2) is None
+    single = ln.LayerProblem(square, 1, task.moments()).net.to(np, dtype=np.float32)
+    assert large.lora(ln.LayerProblem(single, 1, task.to(np, dtype=np.float32).moments()), 2) is None
+
+
+def test_given_moments_are_as_good_as_a_task(rng):
+    net, problem = with_residual(SPECTRA["even"], rng)
+    m = problem.moments
+    given_directly = ln.LayerProblem(net, 1, ln.Moments(m.xx, m.yx, m.yy))
+    assert large.lora(given_directly, 3) is not None
+    np.testing.assert_allclose(
+        ln.LoRA(3).solve(given_directly).delta, ln.LoRA(3).solve(problem).delta, atol=1e-6, rtol=1e-6
+    )
+
+
+def test_overflow_is_refused(rng):
+    net = ln.DeepLinearNetwork.random([N] * 4, rng=rng)
+    task = ln.Regression(rng.normal(size=(N, N)), np.eye(N))
+    for scale in (1e200, 1e308):
+        huge = ln.DeepLinearNetwork(tuple(scale * w for w in net.weights))
+        with pytest.raises(ln.LinnetError):
+            ln.LoRA(2).solve(ln.LayerProblem(huge, 1, task.moments()))
+
+
+@given(seed=st.integers(0, 2**32 - 1), decades=st.floats(0, 12), triangle=st.booleans())
+def test_norms_are_not_underestimated(seed, decades, triangle):
+    rng = np.random.default_rng(seed)
+    a = (orthogonal(rng, 48) * np.logspace(0, -decades, 48)) @ orthogonal(rng, 48)
+    a = np.linalg.cholesky(a @ a.T + 1e-8 * np.eye(48)) if triangle else a
+    solver = big.solver(a)
+    assert isinstance(solver, big.Triangle if triangle else big.LU)
+    s = np.linalg.svd(a, compute_uv=False)
+    assert s[0] <= big.norm_of([a]) <= 10 * s[0]
+    assert 1 / s[-1] <= solver.norm_of_inverse <= 1e3 / s[-1]
+    b = rng.normal(size=(48, 3))
+    for transposed, matrix in ((False, a), (True, a.T)):
+        x = solver.solve(b, transposed=transposed)
+        assert np.linalg.norm(matrix @ x - b) <= 1e-12 * s[0] * np.linalg.norm(x) + 1e-12
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    blocks=st.integers(8, 14),
+    more=st.integers(0, 20),
+    k=st.integers(1, 6),
+    tall=st.booleans(),
+)
+def test_singular_triplets_are_the_largest(seed, blocks, more, k, tall):
+    rng = np.random.default_rng(seed)
+    side = blocks * max(big.BLOCK, k + big.SPARE)  # so that the bases can grow to all of it
+    values = rng.exponential(size=side) * rng.choice([1.0, 0.0, 1e-9], size=side, p=[0.7, 0.2, 0.1])
+    a = (orthogonal(rng, side + more)[:, :side] * values) @ orthogonal(rng, side)
+    a = a if tall else a.T
+    found = big.leading(lambda x: a @ x, lambda y: a.T @ y, a.shape, k)
+    s = np.linalg.svd(a, compute_uv=False)
+    assert found is not None
+    np.testing.assert_allclose(found.s, s[:k], atol=1e-9 * s[0])
+    np.testing.assert_allclose(found.u.T @ found.u, np.eye(k), atol=1e-10)
+    np.testing.assert_allclose(a @ found.vt.T, found.u * found.s, atol=2e-7 * s[0])
+
+
+def test_inverses_of_large_matrices(rng):
+    a = rng.normal(size=(N, N))
+    np.testing.assert_allclose(big.inverted(a) @ a, np.eye(N), atol=1e-9)
+    assert big.inverted(np.zeros((N, N))) is None
+    assert big.inverted(np.full((N, N), np.nan)) is None
+    assert big.inverted(np.ones((N, N))) is None or np.linalg.norm(big.inverted(np.ones((N, N)))) > 1e12
+
+
+def test_a_layer_as_wide_as_the_threshold(monkeypatch):
+    monkeypatch.undo()
+    assert big.LARGE == 1024
+    rng = np.random.default_rng(1)
+    net = ln.DeepLinearNetwork.random([1024] * 4, rng=rng)
+    problem = ln.LayerProblem(net, 1, ln.Regression(rng.normal(size=(1024, 1024)) / 32, np.eye(1024)).moments())
+    assert large.lora(problem, 16) is not None
+    assert problem.risk(ln.LoRA(16).solve(problem)) == pytest.approx(problem.risk(dense(problem, 16)), rel=1e-12)
