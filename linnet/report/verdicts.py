@@ -21,10 +21,11 @@ from linnet.report import words
 from linnet.report.files import Outputs
 from linnet.report.page import page
 from linnet.report.text import plain
+from linnet.threads import cores
 from linnet.trials import certificate as certificates
 from linnet.trials import ledger as ledgers
 from linnet.trials.claim import Claim, claims_in_file, installed_claims, select
-from linnet.trials.ledger import Ledger, default_jobs, try_claims
+from linnet.trials.ledger import Ledger, try_claims
 from linnet.trials.planted import planted, planted_claims
 from linnet.trials.settings.base import Ladder
 from linnet.trials.trial import BUDGETS, Verdict, run
@@ -97,7 +98,7 @@ def _try_with_progress(
         def done(name: str, verdict: Verdict | None) -> None:
             progress.update(bar, advance=1, description=name)
 
-        return try_claims(find, claims, budget, seed, jobs or default_jobs(), done)
+        return try_claims(find, claims, budget, seed, jobs or cores(), done)
 
 
 def self_test(names: Sequence[str], seed: int, jobs: int | None) -> int:

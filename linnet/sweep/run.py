@@ -30,8 +30,8 @@ from linnet.sweep.grid import Sweep
 from linnet.sweep.journal import Journal
 from linnet.sweep.study import Study, cell_of, computed, flat, study
 from linnet.sweep.table import write_table
+from linnet.threads import children_of_one_thread, cores, one_thread
 
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 AHEAD = 3
 """Cells that are handed out for each worker of several: enough to keep it busy, few enough that memory stays flat."""
 
@@ -129,7 +129,7 @@ class On:
 
     def __init__(self, executor: Executor, size: int | None = None) -> None:
         self._executor = executor
-        self.flight = AHEAD * (size or getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
+        self.flight = AHEAD * (size or getattr(executor, "_max_workers", None) or cores())
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """Start a call."""
@@ -149,8 +149,6 @@ class Processes:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
-        for name in THREADS:  # read by BLAS when a process imports NumPy
-            os.environ.setdefault(name, "1")
         self._pool = ProcessPoolExecutor(self._size, mp_context=get_context("spawn"), initializer=follow_parent)
         return self
 
@@ -162,7 +160,7 @@ class Processes:
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """Start a call."""
         assert self._pool is not None
-        with deaf():  # a process that this starts takes a while to reach follow_parent
+        with deaf(), children_of_one_thread():  # a process that this starts takes a while to reach follow_parent
             return self._pool.submit(function, *args)
 
     def restart(self) -> bool:
@@ -222,9 +220,14 @@ class Outcome:
 
 
 def solve(source: str, parameters: dict[str, Any]) -> Outcome:
-    """Compute one cell, in whatever process this runs."""
+    """Compute one cell, in whatever process this runs, with one thread for BLAS.
+
+    Cells are many: threads would multiply the workers, and a sum may depend on how many share it.
+    """
     try:
-        rows = json.dumps(computed(cell_of(study(source), parameters)))
+        cell = cell_of(study(source), parameters)  # loads what the study needs
+        with one_thread():
+            rows = json.dumps(computed(cell))
     except (Exception, SystemExit) as err:
         return _failed(err)
     return Outcome(rows, None, versions())
@@ -266,7 +269,8 @@ def run_sweep(
         "study": sweep.study.name(),
         "columns": ", ".join(f.name for f in dataclasses.fields(sweep.study.Row)),
     }
-    with Journal(out / "journal.sqlite", identity) as journal:
+    # Held here too: of an executor of threads, those who compute come and go.
+    with Journal(out / "journal.sqlite", identity) as journal, one_thread():
         # Twice through the cells rather than once through a list of them: a sweep may have millions.
         kept, total, failed = sum(journal.done(cell.key()) for cell in sweep.cells()), len(sweep), 0
         left = (cell for cell in sweep.cells() if not journal.done(cell.key()))

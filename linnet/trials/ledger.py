@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -14,6 +13,7 @@ from typing import Any
 
 import linnet
 from linnet.errors import ClaimError, DataError
+from linnet.threads import children_of_one_thread
 from linnet.trials.certificate import load
 from linnet.trials.claim import Claim, select
 from linnet.trials.settings.base import Ladder
@@ -140,7 +140,8 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(ids)), mp_context=context)
     try:
-        waiting: dict[Future[Verdict], str] = {pool.submit(_run_by_name, find, i, budget, seed): i for i in ids}
+        with children_of_one_thread():
+            waiting: dict[Future[Verdict], str] = {pool.submit(_run_by_name, find, i, budget, seed): i for i in ids}
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 settle(waiting.pop(future), future.result)
@@ -161,8 +162,3 @@ def _run_by_name(find: Callable[[], Mapping[str, Claim]], claim_id: str, budget:
     if key not in _found:
         _found[key] = find()
     return run(_found[key][claim_id], BUDGETS[budget], seed)
-
-
-def default_jobs() -> int:
-    """Number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

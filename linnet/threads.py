@@ -1,0 +1,62 @@
+"""Cores and threads: linnet runs as many processes as there are cores, which the threads of BLAS must not multiply."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""What BLAS reads when a process loads it."""
+
+BRINGING = ("numpy", "scipy.linalg", "torch", "sklearn")
+"""Modules that bring a BLAS of their own."""
+
+_held = False
+"""Whether somebody in this process is inside ``one_thread``."""
+
+
+def cores() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def children_of_one_thread() -> Iterator[None]:
+    """Give the processes that are started meanwhile one thread for BLAS, whatever the environment asks for."""
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    os.environ.update(dict.fromkeys(VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Give BLAS one thread in this process. Of several threads that ask, the first decides until it leaves."""
+    global _held
+    if _held:
+        yield
+        return
+    with _controller(tuple(name in sys.modules for name in BRINGING)).limit(limits=1, user_api="blas"):
+        _held = True
+        try:
+            yield
+        finally:
+            _held = False
+
+
+@cache
+def _controller(loaded: tuple[bool, ...]) -> Any:
+    """Return what finds all BLAS libraries, looked for anew when another may have been loaded."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -1,0 +1,104 @@
+"""The threads of BLAS and the processes of linnet do not multiply."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+from sweeps import toys
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from linnet.sweep import On, Processes, run, run_sweep
+from linnet.sweep.run import Here, solve
+from linnet.threads import VARIABLES, children_of_one_thread, cores, one_thread
+
+
+def blas_threads():
+    return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+
+def asked_of_blas(*_):
+    """What a cell would find, in whatever process it runs."""
+    with one_thread():
+        return {os.environ.get(name) for name in VARIABLES}, blas_threads()
+
+
+@pytest.fixture
+def eight_asked_for(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "8")
+
+
+def test_blas_has_one_thread_for_a_while():
+    with threadpool_limits(limits=2, user_api="blas"):
+        if blas_threads() != {2}:
+            pytest.skip("this BLAS has one thread whatever is asked for")
+        with one_thread():
+            with one_thread():
+                assert blas_threads() == {1}
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+
+
+def test_threads_come_back_after_an_error():
+    before = blas_threads()
+    with pytest.raises(RuntimeError), one_thread():
+        raise RuntimeError
+    assert blas_threads() == before
+
+
+def test_children_have_one_thread_whatever_is_exported(eight_asked_for):
+    with children_of_one_thread():
+        said = subprocess.run(
+            [sys.executable, "-c", f"import os; print([os.environ[n] for n in {VARIABLES!r}])"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    assert said.strip() == "['1', '1', '1']"
+    assert [os.environ[name] for name in VARIABLES] == ["8"] * 3
+
+
+def test_processes_of_a_sweep_have_one_thread_whatever_is_exported(eight_asked_for):
+    with Processes(1) as workers:
+        environment, threads = workers.submit(asked_of_blas).result()
+        assert (environment, threads) == ({"1"}, {1})
+        assert workers.restart()
+        assert workers.submit(asked_of_blas).result() == ({"1"}, {1})
+    assert os.environ[VARIABLES[0]] == "8"
+
+
+def test_cells_have_one_thread_on_executors_of_others(eight_asked_for):
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        environment, threads = On(pool).submit(asked_of_blas).result()
+        assert environment == {"8"}  # theirs, which linnet leaves as it is
+        assert threads == {1}
+
+
+def test_a_cell_is_computed_with_one_thread(monkeypatch):
+    seen = []
+    monkeypatch.setattr(run, "study", lambda source: source)
+    monkeypatch.setattr(run, "cell_of", lambda study, parameters: parameters)
+    monkeypatch.setattr(run, "computed", lambda cell: seen.append(blas_threads()) or [])
+    with threadpool_limits(limits=2, user_api="blas"):
+        assert Here().submit(solve, "", {}).result().error is None
+    assert seen == [{1}]
+
+
+def test_a_sweep_has_one_thread_on_an_executor_of_threads(tmp_path, monkeypatch):
+    seen, compute = [], run.computed
+    monkeypatch.setattr(run, "computed", lambda cell: seen.append(blas_threads()) or compute(cell))
+    with threadpool_limits(limits=2, user_api="blas"), ThreadPoolExecutor(2) as pool:
+        run_sweep(toys(tmp_path, "[[grid]]\nseed.range = [0, 6]\n"), tmp_path / "out", On(pool))
+    assert seen == [{1}] * 6
+
+
+def test_cores_are_those_that_this_process_may_use():
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system binds no process to a core")
+    code = "import os, linnet.threads as t; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(t.cores())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "1"
+    assert cores() == len(os.sched_getaffinity(0))
