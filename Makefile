@@ -9,6 +9,8 @@ ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 JOBS := 2
 # glibc keeps what a training step frees: else it gives pages back and asks for them again at every step.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
+# Benchmarks that take one thread; the others take what there is, and say so.
+BENCHMARKS := small_and_many alternatives libraries scale start conditioning
 # The release that the tests run against; make constraints keeps it.
 TORCH := 2.13.0
 
@@ -18,7 +20,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help verify page self-test figures redraw notebooks docs models findings test lint bench readme constraints clean
+.PHONY: help verify page self-test figures redraw notebooks docs models findings test lint bench guard readme constraints clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' Makefile
@@ -62,8 +64,12 @@ notebooks: $(VENV)/.test ## Run every notebook from top to bottom and keep what 
 docs: $(VENV)/.test ## Build the documentation as a site that needs no network: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: $(VENV)/.test ## Run the benchmarks one after the other
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(ONE_THREAD) $(BIN)/python $$file; done
+bench: $(VENV)/.test ## Run all benchmarks, on an idle machine: an hour; docs/speed.md shows what they find
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(ONE_THREAD) $(BIN)/python benchmarks/$$name.py; done
+	@set -e; for name in large_and_few llm threads; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+
+guard: $(VENV)/.test ## Measure a few ratios of each benchmark, and compare them with the recorded ones
+	$(BIN)/python benchmarks/guard.py
 
 self-test: $(VENV)/.verify ## Try planted claims: are the false ones caught? Write figures/self-test.txt
 	COLUMNS=100 $(BIN)/linnet verify --self-test >figures/self-test.txt || { cat figures/self-test.txt; exit 1; }

@@ -1,39 +1,31 @@
-"""What a batch of problems costs beyond the LAPACK calls that its closed forms cannot avoid.
+"""Ten thousand small problems: what linnet takes over the decompositions that the textbook formulas need.
 
-Times every method whose cost is decompositions, with the excess risks of each solution on both tasks, against
-the bare batched decompositions of the textbook formulas on matrices of the same shapes. Repeats of the two
-are interleaved; seconds are of the process's CPU time, which other processes disturb least. Run with one BLAS thread:
+From networks and tasks to the solutions of LoRA, S2FT and full fine-tuning and their excess risks on both tasks, a
+piece of the batch at a time (``in_pieces``), against the bare batched decompositions in NumPy on matrices of the same
+shapes in the same pieces: one ``eigh`` of the lower Gram matrix, one SVD of the residual, one of the upper product
+and one of its selected columns, for the pseudo-inverses. Nothing is prepared: every turn begins with new networks and
+tasks. Seconds are of the process's CPU time, with one BLAS thread.
 
-    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python benchmarks/batch_overhead.py
+    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python benchmarks/small_and_many.py
+    ... --quick          # few problems: does it run?
 """
 
 import argparse
 import itertools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from measuring import FIGURES, Taken, Target, here, in_turn, ratio, save_figure, say, shown, store
 
 import linnet as ln
+from linnet.batches import ENTRIES
 
-RESULT = Path(__file__).parent / "results" / "batch_overhead.json"
-BATCH = {8: 10_000, 16: 10_000, 32: 10_000, 64: 1_000}
-"""Problems a width; at 64 a tenth, since memory and time grow with its cube."""
-
-
-def methods(width: int, rng: np.random.Generator) -> list[ln.Method]:
-    r = width // 4
-    return [
-        ln.LoRA(r),
-        ln.S2FT(range(r)),
-        ln.FullFT(),
-        ln.FrozenFactorLoRA(left=rng.normal(size=(width, r))),
-        ln.FrozenFactorLoRA(right=rng.normal(size=(width, r))),
-        ln.IA3(),
-        ln.BitFit(),
-    ]
+WIDTHS = (4, 8, 16, 32, 64)
+GOAL = 1.25
+OURS, WHOLE, BARE = "linnet", "linnet, not in pieces", "bare decompositions"
 
 
 def covariances(width: int, batch: int, rng: np.random.Generator) -> np.ndarray:
@@ -50,74 +42,124 @@ def inputs(width: int, batch: int, affine: bool, rng: np.random.Generator) -> tu
     return net, ln.Shift.both(train, 0.5, 0.5, rng=rng)
 
 
-def everything(net: ln.DeepLinearNetwork, shift: ln.Shift, chosen: list[ln.Method]) -> None:
-    """All solutions and their risks, from networks and tasks: nothing is prepared outside the clock."""
+def risks(net: ln.DeepLinearNetwork, shift: ln.Shift) -> list[np.ndarray]:
+    """Excess risks of all methods on both tasks."""
+    width = net.widths[1]
     problem = ln.LayerProblem(net, 1, shift.train.moments())
-    for method in chosen:
+    found = []
+    for method in (ln.LoRA(width // 4), ln.S2FT(range(width // 4)), ln.FullFT()):
         tuned = net.updated(method.solve(problem))
-        ln.excess_risk(tuned, shift.train)
-        ln.excess_risk(tuned, shift.test)
+        found += [ln.excess_risk(tuned, task) for task in (shift.train, shift.test)]
+    return found
 
 
-def bare(gram: np.ndarray, square: np.ndarray) -> None:
-    """The decompositions that the textbook formulas name, once each."""
-    r = gram.shape[-1] // 4
-    np.linalg.eigh(gram)  # root of the lower Gram matrix
-    np.linalg.svd(square, full_matrices=False)  # LoRA: SVD_r of the residual
-    np.linalg.svd(square, full_matrices=False)  # pseudo-inverse of the upper product
-    np.linalg.svd(square[..., :r], full_matrices=False)  # S2FT: of its selected columns
-    np.linalg.svd(square[..., -r:], full_matrices=False)  # LoRA, U frozen: of upper U
-    np.linalg.eigh(gram[..., :r, :r])  # LoRA, V frozen: of V^T gram V
-    np.linalg.eigh(gram)  # IA3: normal matrix
+def decompose(gram: np.ndarray, square: np.ndarray) -> None:
+    """Decompose as the textbook formulas do, in pieces."""
+    piece = max(1, ENTRIES // (square.shape[-1] ** 2))
+    for start in range(0, len(gram), piece):
+        g, m = gram[start : start + piece], square[start : start + piece]
+        np.linalg.eigh(g)  # root of the lower Gram matrix
+        np.linalg.svd(m, full_matrices=False)  # LoRA: SVD_r of the residual
+        np.linalg.svd(m, full_matrices=False)  # pseudo-inverse of the upper product
+        np.linalg.svd(m[..., : m.shape[-1] // 4], full_matrices=False)  # S2FT: of its selected columns
 
 
-def seconds(work: Callable[[], None]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+def anew(record: Any) -> Any:
+    """A copy that has kept nothing of what it has computed."""
+    return record.to(np)
 
 
-def measure(width: int, batch: int, affine: bool, repeats: int) -> dict[str, float]:
+def times(width: int, batch: int, affine: bool, rounds: int) -> Taken:
     rng = np.random.default_rng(width)
     net, shift = inputs(width, batch, affine, rng)
     gram, square = covariances(width, batch, rng), rng.normal(size=(batch, width, width))
-    chosen = methods(width, rng)
-    pairs = []
-    for _ in range(repeats):
-        lapack = seconds(lambda: bare(gram, square))
-        pairs.append((seconds(lambda: everything(net, shift, chosen)), lapack))
-    ratios = np.array([a / b for a, b in pairs])
-    least = np.min(pairs, axis=0)
+    works: dict[str, Callable[..., object]] = {
+        OURS: lambda net, shift: ln.in_pieces(risks, net, shift),
+        WHOLE: risks,
+        BARE: lambda net, shift: decompose(gram, square),
+    }
+    return in_turn(works, rounds, before=lambda: (anew(net), anew(shift)), clock=time.process_time)
+
+
+def measure(width: int, batch: int, affine: bool, rounds: int) -> dict[str, Any]:
+    taken = times(width, batch, affine, rounds)
     return {
         "width": width,
         "batch": batch,
         "biases_and_means": affine,
-        "repeats": repeats,
-        "linnet_seconds": float(least[0]),
-        "lapack_seconds": float(least[1]),
-        "ratio_of_minima": float(least[0] / least[1]),
-        "ratio_median": float(np.median(ratios)),
+        "microseconds_a_problem": {name: 1e6 * float(np.median(s)) / batch for name, s in taken.items()},
+        "ratio": ratio(taken, OURS, BARE),
+        "ratio_whole": ratio(taken, WHOLE, BARE),
     }
 
 
+def targets(rows: list[dict]) -> list[Target]:
+    plain = [row for row in rows if not row["biases_and_means"]]
+    return [
+        Target(f"{row['batch']} problems of width {row['width']}, over the bare decompositions",
+               row["ratio"]["median"], GOAL)
+        for row in plain
+    ]  # fmt: skip
+
+
+def guarded() -> dict[str, float]:
+    """Ratios that a change for the worse would raise."""
+    found = {}
+    for width, batch in ((8, 2_000), (32, 100)):
+        taken = times(width, batch, False, 9)
+        found[f"width {width}, over the bare decompositions"] = ratio(taken, OURS, BARE)["median"]
+    return found
+
+
+def figure(results: dict) -> Any:
+    """Draw time a problem, and its ratio to the bare decompositions, over the width."""
+    from linnet.plots import look, panels
+
+    drawn, (left, right) = panels(2, height=2.6)
+    plain = [row for row in results["rows"] if not row["biases_and_means"]]
+    widths = [row["width"] for row in plain]
+    for name in (OURS, BARE):
+        colour, mark = look(name, (OURS, BARE))
+        left.plot(widths, [row["microseconds_a_problem"][name] for row in plain], color=colour, marker=mark, label=name)
+    left.set(xscale="log", yscale="log", xlabel="width", ylabel="CPU time a problem (µs)")
+    for key, name in (("ratio", "in pieces"), ("ratio_whole", "whole batch at once")):
+        colour, mark = look(name, ("in pieces", "whole batch at once"))
+        right.plot(widths, [row[key]["median"] for row in plain], color=colour, marker=mark, label=name)
+    right.axhline(GOAL, color="0.5", linestyle=":", linewidth=1)
+    right.set(xscale="log", xlabel="width", ylabel="over the bare decompositions", ylim=(0, None))
+    for ax in (left, right):
+        ax.set_xticks(widths, labels=widths)
+        ax.minorticks_off()
+        ax.legend(frameon=False)
+    return drawn
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--widths", type=int, nargs="+", default=list(BATCH))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batch", type=int, help="problems a width, instead of 10000 (1000 at width 64)")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS))
+    parser.add_argument("--batch", type=int, help="problems a width")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--quick", action="store_true", help="few problems, nothing written by default")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    batch, rounds = options.batch or (200 if options.quick else 10_000), options.rounds or (2 if options.quick else 7)
     rows = []
-    print("width  biases   batch   linnet s   LAPACK s   ratio of minima   median ratio")
+    print("width  biases   problems   linnet µs   whole µs   bare µs   linnet / bare")
     for width, affine in itertools.product(options.widths, (False, True)):
-        row = measure(width, options.batch or BATCH.get(width, 1_000), affine, options.repeats)
+        row = measure(width, batch, affine, rounds)
         rows.append(row)
+        each = row["microseconds_a_problem"]
         print(
-            f"{width:5d} {affine!s:>7} {row['batch']:7d} {row['linnet_seconds']:10.3f} {row['lapack_seconds']:10.3f} "
-            f"{row['ratio_of_minima']:17.2f} {row['ratio_median']:14.2f}"
+            f"{width:5d} {affine!s:>7} {batch:10d} {each[OURS]:11.1f} {each[WHOLE]:10.1f} {each[BARE]:9.1f}   "
+            f"{shown(row['ratio'])}"
         )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"numpy": np.__version__, "goal": 1.3, "rows": rows}, indent=1) + "\n")
+    say(targets(rows))
+    if options.quick and not options.out:
+        return
+    results = {"rows": rows}
+    store("small_and_many", here(), targets(rows), options.out, **results)
+    if not options.out:
+        save_figure(lambda: figure(results), FIGURES / "small-and-many")
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     add("changelog.md", content=changes.replace("](docs/", "]("))
     if (FIGURES / "ledger.html").is_file():
         add(LEDGER, abs_src_path=str(FIGURES / "ledger.html"))
-    for path in _pictures():
+    for path in sorted(FIGURES.glob("*.png")):
         for beside in (path, path.with_suffix(".pdf")):
             if beside.is_file():
                 add(f"figures/{beside.name}", abs_src_path=str(beside))
@@ -154,6 +154,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         "costs": _costs,
         "findings": _findings,
         "systems": _systems,
+        **_beside("benchmarks").TABLES,
     }
     for name, make in made.items():
         if f"<!-- {name} -->" in markdown:
@@ -260,7 +261,7 @@ def _verdicts(_: str) -> str:
     rows = _ledger()
     if not rows:
         return NO_LEDGER
-    counts, claims, tables = Counter(row["verdict"] for row in rows), installed_claims(), _readme_tables()
+    counts, claims, tables = Counter(row["verdict"] for row in rows), installed_claims(), _beside("verdicts")
     out = ["| verdict | claims | what it says |", "| --- | ---: | --- |"]
     out += [f"| {_badge(name)} | {counts[name]} | {said} |" for name, said in words.MEANINGS.items() if counts[name]]
     for paper in dict.fromkeys(row["id"].partition("/")[0] for row in rows):
@@ -292,10 +293,11 @@ def _badge(verdict: str) -> str:
     return f'<span class="badge {verdict}">{verdict}</span>'
 
 
-def _readme_tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_verdicts", ROOT / "docs" / "verdicts.py")
+def _beside(name: str) -> ModuleType:
+    """Return a file of Python that lies beside this one."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     if spec is None or spec.loader is None:
-        raise ImportError("docs/verdicts.py is not there; it writes the rows of the table")
+        raise ImportError(f"docs/{name}.py is not there; it makes tables of the documentation")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
