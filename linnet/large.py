@@ -17,8 +17,11 @@ from linnet.problem import LayerProblem
 FEW = 16
 """Share of the widths, as a divisor, up to which a rank is few."""
 
-TIE = 1e-6
+TIE = 1e-4
 """Relative gap of two singular values below which all are found, for a tie to be told from a small gap."""
+
+NOTHING = 1e-10
+"""Relative size of a singular value from which on it is taken for zero where ties are looked for: zeros do not tie."""
 
 
 class Factors(NamedTuple):
@@ -31,7 +34,7 @@ class Factors(NamedTuple):
 def lora(problem: LayerProblem, rank: int) -> Factors | None:
     """Return ``upper^+ SVD_r(M) root^+`` as factors, or None where the layer is not one that is taken so.
 
-    The singular triplets of M err by residuals of 1e-7 of the largest, and the risk by the square of that.
+    The risk exceeds the least that the rank allows by 1e-6 of it at most, by an estimate that errs on the safe side.
     """
     if not problem.is_large or not 0 < rank < problem.d_in // FEW:
         return None
@@ -55,7 +58,7 @@ def lora(problem: LayerProblem, rank: int) -> Factors | None:
     if found is None:
         return None
     u, s, vt = found.u[:, :rank], found.s, found.vt[:rank]
-    if s[rank - 1] > la.ACCURACY * s[0] and s[rank - 1] - s[rank] <= TIE * s[rank - 1]:
+    if s[rank - 1] > NOTHING * s[0] and s[rank - 1] - s[rank] <= TIE * s[rank - 1]:
         return None
     left = _solved(layers[:at:-1], u * s[:rank], problem.rtol)
     right = _solved((root, *layers[:at]), vt.T, problem.rtol, transposed=True)

@@ -58,10 +58,9 @@ def test_it_is_the_dense_solution(name, layer, depth, rng):
     found = large.lora(problem, 4)
     assert found is not None
     wanted = dense(problem, 4)
-    best, least = problem.risk(ln.LoRA(4).solve(problem)), problem.risk(wanted)
-    assert best <= least + 1e-12 * problem.initial_risk
-    size = np.linalg.norm(wanted.delta)
-    np.testing.assert_allclose(found.left @ found.right.T, wanted.delta, atol=1e-6 * size)
+    reached, least = problem.risk(ln.LoRA(4).solve(problem)), problem.risk(wanted)
+    assert reached <= least * (1 + big.LACKING) + 1e-13 * problem.initial_risk
+    np.testing.assert_allclose(found.left @ found.right.T, wanted.delta, atol=1e-2 * np.linalg.norm(wanted.delta))
 
 
 def test_the_factors_are_balanced(rng):
@@ -99,7 +98,7 @@ def test_ties_are_seen(copies, rng):
 
 
 def test_a_gap_that_may_be_a_tie_is_left_to_the_full_decomposition(rng):
-    values = np.r_[3.0, 2.0, 2.0 * (1 - 1e-9), np.linspace(1, 0, N - 3)]
+    values = np.r_[3.0, 2.0, 2.0 * (1 - 1e-6), np.linspace(1, 0, N - 3)]
     _, problem = with_residual(values, rng)
     assert large.lora(problem, 2) is None
     np.testing.assert_array_equal(ln.LoRA(2).solve(problem).delta, dense(problem, 2).delta)
@@ -144,9 +143,8 @@ def test_given_moments_are_as_good_as_a_task(rng):
     m = problem.moments
     given_directly = ln.LayerProblem(net, 1, ln.Moments(m.xx, m.yx, m.yy))
     assert large.lora(given_directly, 3) is not None
-    np.testing.assert_allclose(
-        ln.LoRA(3).solve(given_directly).delta, ln.LoRA(3).solve(problem).delta, atol=1e-6, rtol=1e-6
-    )
+    reached = problem.risk(ln.LoRA(3).solve(given_directly))
+    assert reached <= problem.risk(dense(problem, 3)) * (1 + big.LACKING)
 
 
 def test_overflow_is_refused(rng):
@@ -190,9 +188,10 @@ def test_singular_triplets_are_the_largest(seed, blocks, more, k, tall):
     found = big.leading(lambda x: a @ x, lambda y: a.T @ y, a.shape, k)
     s = np.linalg.svd(a, compute_uv=False)
     assert found is not None
-    np.testing.assert_allclose(found.s, s[:k], atol=1e-9 * s[0])
+    assert np.all(found.s <= s[:k] * (1 + 1e-12) + 1e-14 * s[0])
+    assert np.sum(s[:k] ** 2 - found.s**2) <= big.LACKING * np.sum(s[k:] ** 2) + 1e-12 * s[0] ** 2
     np.testing.assert_allclose(found.u.T @ found.u, np.eye(k), atol=1e-10)
-    np.testing.assert_allclose(a @ found.vt.T, found.u * found.s, atol=2e-7 * s[0])
+    np.testing.assert_allclose(a @ found.vt.T, found.u * found.s, atol=1e-12 * s[0])  # exact, by construction
 
 
 def test_inverses_of_large_matrices(rng):
@@ -210,4 +209,4 @@ def test_a_layer_as_wide_as_the_threshold(monkeypatch):
     net = ln.DeepLinearNetwork.random([1024] * 4, rng=rng)
     problem = ln.LayerProblem(net, 1, ln.Regression(rng.normal(size=(1024, 1024)) / 32, np.eye(1024)).moments())
     assert large.lora(problem, 16) is not None
-    assert problem.risk(ln.LoRA(16).solve(problem)) == pytest.approx(problem.risk(dense(problem, 16)), rel=1e-12)
+    assert problem.risk(ln.LoRA(16).solve(problem)) == pytest.approx(problem.risk(dense(problem, 16)), rel=big.LACKING)

@@ -51,7 +51,7 @@ from linnet._linalg.decompositions import (
     svd,
     zero_cut,
 )
-from linnet._linalg.large import ACCURACY, is_large, leading, norm_of, solver, times, transposed_times
+from linnet._linalg.large import is_large, leading, norm_of, solver, times, transposed_times
 from linnet._linalg.libraries import (
     Array,
     Record,
@@ -67,7 +67,6 @@ from linnet._linalg.libraries import (
 )
 
 __all__ = [
-    "ACCURACY",
     "NONFINITE",
     "NOT_PSD",
     "OK",

@@ -33,7 +33,7 @@ from linnet._linalg.arrays import (
     require_shape,
     sq,
 )
-from linnet._linalg.large import Triangle, inverted, is_large
+from linnet._linalg.large import Triangle, cholesky, inverted, is_large
 from linnet._linalg.libraries import Array, as_float, eps, eye, is_concrete, is_numpy, namespace, to_numpy
 from linnet.errors import NotPSDError
 
@@ -78,7 +78,8 @@ def _below(xp: Any, a: Array, tol: Array) -> Array:
     """Return whether symmetric ``a`` (..., d, d) has an eigenvalue below ``-tol`` (...)."""
     if is_numpy(xp):
         try:  # a tenth of the price of eigenvalues, and nearly always enough
-            np.linalg.cholesky(a + np.maximum(tol, np.finfo(a.dtype).tiny)[..., None, None] * np.eye(a.shape[-1]))
+            shifted = a + np.maximum(tol, np.finfo(a.dtype).tiny)[..., None, None] * np.eye(a.shape[-1])
+            _ = cholesky(shifted) if is_large(a) else np.linalg.cholesky(shifted)
             return np.zeros(a.shape[:-2], dtype=bool)
         except np.linalg.LinAlgError:
             pass
@@ -411,7 +412,7 @@ def psd_root(a: Array, *, second: Array | None = None) -> Root:
         root, inverse = _psd_root_by_eigh(a, unit[..., None])
         return Root(root, None, inverse)
     try:
-        root = xp.linalg.cholesky(a)
+        root = cholesky(a) if is_large(a) else xp.linalg.cholesky(a)
     except np.linalg.LinAlgError:  # for one singular matrix NumPy refuses a batch, which must not change the others
         root = _roots_of_the_regular(a, unit)
     except RuntimeError:  # torch

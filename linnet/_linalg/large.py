@@ -20,18 +20,24 @@ MARGIN = 3.0
 """What an estimate is multiplied by where something is concluded from it: LAPACK's, of the norm of an inverse, and that
 by powers are rarely too small by more."""
 
-BLOCK = 32
+POWERS = 2
+"""Steps of the power method, on ``SPARE`` columns: enough for a norm within a factor of 3."""
+
+BLOCK = 24
 """Columns of a step of Lanczos' method, at least: as many copies of a multiple singular value are found."""
 
-SPARE = 8
+SPARE = 7
 """Columns of a step beyond the number of triplets that are looked for."""
 
-ACCURACY = 1e-7
-"""Largest residual of a singular triplet, relative to the largest singular value, that is accepted. The singular value
-itself errs by the square of it, over the relative gap to the others."""
+LACKING = 1e-6
+"""What the squares of the singular values found may lack, all together, of the squares of all others: it is estimated
+from how the last steps have raised them, which each step does less than the one before."""
 
-CHECKED = 3
-"""Steps from one look at the residuals to the next: a look costs about as much as a step."""
+NOTHING = 1e-13
+"""Relative rise of the squares that is rounding."""
+
+CHECKED = 2
+"""Steps from one look at the singular values to the next."""
 
 MOST = 2
 """Share of the side, as a divisor, up to which the search goes on."""
@@ -40,6 +46,20 @@ MOST = 2
 def is_large(a: Array) -> bool:
     """Return whether ``a`` is one matrix in NumPy and float64 whose sides are ``LARGE`` at least."""
     return isinstance(a, np.ndarray) and a.dtype == np.float64 and a.ndim == 2 and min(a.shape) >= LARGE
+
+
+def cholesky(a: np.ndarray) -> np.ndarray:
+    """Return the lower Cholesky factor of a symmetric matrix (n, n), with room for one matrix more.
+
+    Raises:
+        LinAlgError: it is not positive definite.
+    """
+    from scipy.linalg import lapack
+
+    upper, failed = lapack.dpotrf(np.array(a, order="C").T, clean=True, overwrite_a=True)  # LAPACK reads columns
+    if failed:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    return upper.T
 
 
 def inverted(a: np.ndarray) -> np.ndarray | None:
@@ -109,8 +129,7 @@ class Triangle:
 
 def solver(a: np.ndarray) -> LU | Triangle | None:
     """Return what solves with one square matrix; None where it is singular."""
-    triangle = not np.triu(a, 1).any()
-    if not triangle:
+    if a[0, 1:].any() or np.triu(a, 1).any():  # the first row of most tells
         return LU.of(a)
     return Triangle(a) if a.diagonal().all() else None
 
@@ -125,7 +144,7 @@ def norm_of(chain: Sequence[np.ndarray]) -> float:
     """Return at least the spectral norm of a product of matrices, as far as estimates by powers go."""
     x = np.random.default_rng(0).normal(size=(chain[-1].shape[-1], SPARE))
     found = 0.0
-    for _ in range(SPARE):
+    for _ in range(POWERS):
         x = x / max(np.linalg.norm(x, axis=0).max(), np.finfo(float).tiny)
         x = transposed_times(chain, times(chain, x))
         found = float(np.linalg.norm(x, axis=0).max()) ** 0.5
@@ -164,8 +183,9 @@ def leading(
     """Return the k largest singular triplets of a map, by Golub and Kahan's bidiagonalisation in blocks.
 
     Both bases are kept orthonormal in full. The start is random, so that with probability one no singular value is
-    missed, nor up to ``BLOCK`` copies of one. None where residuals are above ``ACCURACY`` when the bases have grown
-    to a share of the sides, and where the map overflows.
+    missed, nor up to ``BLOCK`` copies of one. It ends when what is ``LACKING`` of the best approximation's squares is
+    little: vectors of neighbouring singular values may still be mixed, of which the approximation takes no notice.
+    None where the bases have grown to a share of the sides before, and where the map overflows.
 
     Args:
         apply: the map, from (n, b) to (m, b).
@@ -178,6 +198,7 @@ def leading(
     left, right = (np.empty((side, steps * block)) for side in shape)
     small = np.zeros((steps * block, steps * block))
     beyond = np.random.default_rng(0).normal(size=(shape[1], block))
+    before, risen = 0.0, 0.0
     for step in range(steps):
         mine = slice(step * block, (step + 1) * block)
         right[:, mine] = _orthonormal(beyond, right[:, : mine.start])
@@ -189,8 +210,10 @@ def leading(
             if not np.isfinite(small).all():
                 return None
             a, s, bt = np.linalg.svd(small[: mine.stop, : mine.stop])
-            residuals = np.linalg.norm(beyond @ a[mine, :k], axis=0)
-            if np.all(residuals <= ACCURACY * s[0]):
+            squares, rest = np.sum(s[:k] ** 2), np.sum(s[k:] ** 2)
+            last, risen, before = risen, squares - before, squares
+            slower = risen / last if last > 0 else 1.0
+            if risen <= NOTHING * squares or (slower < 1 and risen * slower / (1 - slower) <= LACKING * rest):
                 return Krylov(left[:, : mine.stop] @ a[:, :k], s[:k], bt[:k] @ right[:, : mine.stop].T)
     return None
 
