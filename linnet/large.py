@@ -20,7 +20,7 @@ FEW = 16
 TIE = 1e-4
 """Relative gap of two singular values below which all are found, for a tie to be told from a small gap."""
 
-NOTHING = 1e-10
+NOTHING = 1e-12
 """Relative size of a singular value from which on it is taken for zero where ties are looked for: zeros do not tie."""
 
 
@@ -68,16 +68,20 @@ def lora(problem: LayerProblem, rank: int) -> Factors | None:
 def _solved(
     factors: Sequence[np.ndarray], b: np.ndarray, rtol: float | None, transposed: bool = False
 ) -> np.ndarray | None:
-    """Solve with one factor of a product after the other; None where the product may lose rank."""
-    size = largest = inverse = 1.0
+    """Solve with one factor of a product after the other; None where the product may lose rank.
+
+    Random columns go along: what becomes of them tells the norm of the inverse.
+    """
+    largest = 1.0
+    x = np.concatenate([b, la.probes(len(b))], axis=1)
     for a in factors:
         solver = la.solver(a)
         if solver is None:
             return None
-        b = solver.solve(b, transposed=transposed)
-        largest, inverse = largest * la.norm_of([a]), inverse * solver.norm_of_inverse
-        size *= len(a) ** 0.25  # of Schatten's 4-norm, over the spectral one, at most
+        x = solver.solve(x, transposed=transposed)
+        largest *= la.norm_of(a) * len(a) ** 0.25  # of Schatten's 4-norm, over the spectral one, at most
     if not factors:
         return b
-    cut = la.zero_cut(factors[0], np.asarray(largest), rtol, np.asarray(size * largest))
-    return b if bool(inverse * cut < 1) else None
+    inverse = la.MARGIN * la.length(x[:, b.shape[1] :])
+    cut = la.zero_cut(factors[0], np.asarray(largest), rtol, np.asarray(largest))
+    return x[:, : b.shape[1]] if 0 < largest < np.inf and bool(inverse * cut < 1) else None

@@ -219,7 +219,7 @@ class LayerProblem(la.Record):
 
     @cached_property
     def reach_bound(self) -> Array:
-        """An upper bound of ``reach_scale`` that costs next to nothing, (...)."""
+        """An upper bound of ``reach_scale`` that costs next to nothing, (...); infinite where it overflows."""
         return self._reach(bound=True)
 
     def _reach(self, bound: bool) -> Array:
@@ -229,7 +229,8 @@ class LayerProblem(la.Record):
             if m.x_mean is not None:
                 size = size + la.norm(self._safe_vector(m.x_mean))
             own = self.net.scale(0, self.layer, bound=bound) * size
-            return _finite(own + self.net.offset_scale(self.layer, bound=bound))
+            own = own + self.net.offset_scale(self.layer, bound=bound)
+            return own if bound else _finite(own)
 
     @cached_property
     def _input_factors(self) -> la.Factors:
@@ -243,8 +244,8 @@ class LayerProblem(la.Record):
 
     @cached_property
     def upper_bound(self) -> Array:
-        """An upper bound of ``upper_scale`` that costs next to nothing, (...)."""
-        return _finite(self.net.scale(self.layer + 1, self.net.depth, bound=True))
+        """An upper bound of ``upper_scale`` that costs next to nothing, (...); infinite where it overflows."""
+        return self.net.scale(self.layer + 1, self.net.depth, bound=True)
 
     @cached_property
     def _upper_factors(self) -> la.Factors:

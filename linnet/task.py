@@ -425,6 +425,10 @@ class PopulationMoments(Moments):
     n: None = None
     factors: None = None
 
+    def __new__(cls, task: Regression | None = None, **fields: Any) -> Self:
+        """Given fields instead, as ``dataclasses.replace`` does, make moments that are no longer a task's."""
+        return super().__new__(cls) if task is not None or not fields else Moments(**fields)  # type: ignore[return-value]
+
     def __init__(self, task: Regression) -> None:
         object.__setattr__(self, "task", task)
 

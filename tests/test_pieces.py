@@ -1,5 +1,8 @@
 """A batch a piece at a time, and what is computed once, or not at all."""
 
+import dataclasses
+import pickle
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -190,6 +193,22 @@ def test_moments_of_a_task_are_its_moments(seed, affine, batch):
     np.testing.assert_allclose(centred, task.signal_cov, atol=1e-10)
     assert lazy.shape == task.shape == (3, 4)
     assert lazy.n is None
+
+
+def test_moments_of_a_task_with_another_field_are_given_ones(rng):
+    lazy = drawn(rng, ())[1].train.moments()
+    other = dataclasses.replace(lazy, n=7)
+    assert (type(other), other.n) == (ln.Moments, 7)
+    np.testing.assert_array_equal(other.xx, lazy.xx)
+    assert type(pickle.loads(pickle.dumps(lazy))) is type(lazy)
+
+
+def test_a_bound_that_overflows_proves_nothing():
+    huge = np.array([[4e76, 0.0], [0.0, 1e60]])
+    net = ln.DeepLinearNetwork((np.eye(2), huge, huge, huge, huge))
+    with np.errstate(over="ignore"):
+        problem = ln.LayerProblem(net, 0, ln.Regression(np.eye(2), np.eye(2)).moments())
+        assert np.isinf(problem.upper_bound) or problem.upper_bound >= problem.upper_scale
 
 
 @given(seed=st.integers(0, 2**32 - 1), affine=st.booleans(), layer=st.integers(0, 2))

@@ -51,7 +51,7 @@ from linnet._linalg.decompositions import (
     svd,
     zero_cut,
 )
-from linnet._linalg.large import is_large, leading, norm_of, solver, times, transposed_times
+from linnet._linalg.large import MARGIN, is_large, leading, length, norm_of, probes, solver, times, transposed_times
 from linnet._linalg.libraries import (
     Array,
     Record,
@@ -67,6 +67,7 @@ from linnet._linalg.libraries import (
 )
 
 __all__ = [
+    "MARGIN",
     "NONFINITE",
     "NOT_PSD",
     "OK",
@@ -99,6 +100,7 @@ __all__ = [
     "is_large",
     "is_whole",
     "leading",
+    "length",
     "mT",
     "mask_failed",
     "matvec",
@@ -109,6 +111,7 @@ __all__ = [
     "outer",
     "pinv",
     "prepend_column",
+    "probes",
     "psd_root",
     "psd_status",
     "qr",

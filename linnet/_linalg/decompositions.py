@@ -33,7 +33,7 @@ from linnet._linalg.arrays import (
     require_shape,
     sq,
 )
-from linnet._linalg.large import Triangle, cholesky, inverted, is_large
+from linnet._linalg.large import MARGIN, Triangle, cholesky, inverted, is_large, length, probes
 from linnet._linalg.libraries import Array, as_float, eps, eye, is_concrete, is_numpy, namespace, to_numpy
 from linnet.errors import NotPSDError
 
@@ -299,7 +299,7 @@ def factored(a: Array, *, rtol: float | None = None, scale: Scale = None, bound:
         cut = zero_cut(a, largest, rtol, scale)
         return to_numpy(~(regular & (4 * least * cut * cut < 1)))
 
-    if bound is not None and not doubtful(bound).any():
+    if bound is not None and bool(xp.all(xp.isfinite(bound))) and not doubtful(bound).any():
         return Factors(basis, rest, inverse)
     floor = _value(scale)
     bad = doubtful(floor)
@@ -423,8 +423,12 @@ def psd_root(a: Array, *, second: Array | None = None) -> Root:
     threshold = 4 * (a.shape[-1] + CANCEL_FACTOR / RANK_FACTOR) * rank_rtol(a)
     least = xp.exp(2 * xp.sum(xp.log(xp.linalg.diagonal(root) / unit), axis=-1) - 1)
     definite = least > threshold
-    if bool(xp.all(definite)) or (is_large(a) and threshold * Triangle(root / unit[:, None]).norm_of_inverse ** 2 < 1):
-        return Root(root, xp.ones_like(definite))
+    if bool(xp.all(definite)):
+        return Root(root, definite)
+    if is_large(a):
+        inverse = MARGIN * length(Triangle(root / unit[:, None]).solve(probes(len(a))))
+        if threshold * inverse**2 < 1:
+            return Root(root, xp.ones_like(definite))
     inverse, regular = _inverse(root)
     definite = regular & (threshold * sq(inverse * unit[..., None, :]) < 1)
     bad = to_numpy(~definite)
