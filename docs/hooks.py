@@ -376,7 +376,7 @@ def _effects(row: Mapping[str, Any]) -> list[str]:
             if effect["sense"] == "within":
                 between += f"; within ±{effect['margin']:.3g}"
         said = effect["says"] if effect["counts"] else f"({effect['says']})"
-        cells = (said, effect["unit"], f"{effect['mean'] + 0.0:.3g}", between, _badge(effect["verdict"]))
+        cells = (said, effect["unit"], f"{round(effect['mean'], 12) + 0.0:.3g}", between, _badge(effect["verdict"]))
         lines.append(_line(*cells))
     return lines
 

@@ -146,7 +146,7 @@ def show(found: Sequence[Finding], console: Any) -> None:
             if e.promise.sense == "at_most":
                 interval = f"at most {e.promise.margin:.3g}"
             word = e.verdict if e.promise.counts else f"({e.verdict})"
-            table.add_row(escape(f"  {e.promise.says}"), word, f"{e.mean + 0.0:.3g}", interval)
+            table.add_row(escape(f"  {e.promise.says}"), word, f"{round(e.mean, 12) + 0.0:.3g}", interval)
         if f.reason:
             table.add_row(escape(f"  {f.reason}"), "", "", "")
     console.print(table)
