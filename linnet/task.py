@@ -439,6 +439,24 @@ class PopulationMoments(Moments):
     def _split(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return (self.task, self.root, self.status), ()  # under ``jit`` both would be computed anew
 
+    def _tree(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        # Moments have all batch axes in all fields, so that one can ``vmap`` over them; a task may share some.
+        task, own = self.task, self._split()
+        # The libraries put placeholders where the arrays were, which have no shape.
+        if not all(a is None or hasattr(a, "shape") for a in (*task._split()[0], *own[0][1:])):
+            return own
+        if not (batch := self.batch_shape):
+            return own
+        xp = la.namespace(task.coef)
+
+        def spread(a: Array | None, own: int) -> Array | None:
+            return None if a is None else xp.broadcast_to(a, (*batch, *a.shape[a.ndim - own :]))
+
+        matrices = (spread(a, 2) for a in (task.coef, task.signal_cov, task.noise_cov))
+        vectors = (spread(a, 1) for a in (task.mean, task.intercept))
+        whole = Regression._join((*matrices, *vectors), ())
+        return (whole, spread(self.root, 2), spread(self.status, 0)), ()
+
     @classmethod
     def _join(cls, leaves: Any, static: Any) -> Self:
         task, root, status = leaves

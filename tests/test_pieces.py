@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -201,6 +202,44 @@ def test_moments_of_a_task_with_another_field_are_given_ones(rng):
     assert (type(other), other.n) == (ln.Moments, 7)
     np.testing.assert_array_equal(other.xx, lazy.xx)
     assert type(pickle.loads(pickle.dumps(lazy))) is type(lazy)
+
+
+@pytest.mark.parametrize("field", ["coef", "signal_cov", "noise_cov", "mean"])
+def test_vmap_over_the_moments_of_a_task_that_shares_a_field(field, rng):
+    net, shift = drawn(rng, (4,), affine=field == "mean")
+    task = dataclasses.replace(shift.train, **{field: getattr(shift.train, field)})
+    shared = getattr(task, field)
+    task = dataclasses.replace(task, **{field: shared[0] if shared.ndim > (1 if field == "mean" else 2) else shared})
+    wanted = ln.LoRA(2).solve(ln.LayerProblem(net, 1, task.moments())).delta
+    solve = lambda net, moments: ln.LoRA(2).solve(ln.LayerProblem(net, 1, moments)).delta  # noqa: E731
+    found = jax.vmap(solve)(net.to(jnp), task.to(jnp).moments())
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
+    found = torch.vmap(solve)(net.to(torch), task.to(torch).moments())
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
+
+
+def test_an_axis_of_length_one_is_shared_by_all_pieces(rng):
+    net, _ = drawn(rng, (1,), affine=False)
+    _, shift = drawn(rng, (11,), affine=False)
+    assert_same(ln.in_pieces(risks, net, shift, size=3), risks(net, shift))
+
+
+def test_a_task_follows_the_precision_of_its_problem(rng):
+    net, shift = drawn(rng)
+    problem = ln.LayerProblem(net, 1, shift.train.to(np, dtype=np.float32).moments())
+    assert {a.dtype for a in problem.moments._leaves()} == {np.dtype(np.float64)}
+    assert problem.moments.status.shape == (11,)
+
+
+@pytest.mark.parametrize(("least", "definite"), [(1e-3, True), (1e-9, True), (1e-15, False), (0.0, False)])
+def test_a_covariance_is_called_definite_far_from_rank_loss_alone(least, definite, rng):
+    from linnet._linalg import psd_root
+
+    frame = ln.haar(4, rng)
+    a = (frame * np.array([1.0, 0.9, 0.8, least])) @ frame.T
+    found = psd_root((a + a.T) / 2)
+    assert bool(found.definite) is definite
+    assert np.linalg.matrix_rank(found.root, tol=1e-6) == (4 if least > 1e-12 else 3)
 
 
 def test_a_bound_that_overflows_proves_nothing():

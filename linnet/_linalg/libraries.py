@@ -185,6 +185,10 @@ class Record:
             object.__setattr__(self, n, next(fixed) if n in cls._static else next(moving))
         return self
 
+    def _tree(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return what ``_split`` does, as JAX and torch are to see it."""
+        return self._split()
+
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Leading axes that all fields broadcast to."""
@@ -288,12 +292,12 @@ def _register_records(xp: Any) -> None:
 
 
 def _split_record(record: Record) -> tuple[Any, Any]:
-    return record._split()
+    return record._tree()
 
 
 def _split_torch_record(record: Record) -> tuple[Any, Any]:
     """To torch None is a leaf, which its vmap refuses: absent fields move to the structure."""
-    leaves, static = record._split()
+    leaves, static = record._tree()
     return tuple(x for x in leaves if x is not None), (static, tuple(x is not None for x in leaves))
 
 
