@@ -153,6 +153,15 @@ def test_scales_do_not_matter(scale, rng):
     np.testing.assert_allclose(ln.LoRA(3).solve(scaled).delta, wanted, atol=1e-6 * np.linalg.norm(wanted))
 
 
+@pytest.mark.parametrize("copies", [10, 40, 100])
+@pytest.mark.parametrize("gap", [1e-2, 1e-3])
+def test_a_cluster_wider_than_the_block_hides_nothing(copies, gap, rng):
+    values = np.r_[1.0, np.full(copies, 1 - gap), np.linspace(1 - gap, 0, N - copies)[1:]]
+    _, problem = with_residual(values, rng)
+    reached, least = problem.risk(ln.LoRA(1).solve(problem)), problem.risk(dense(problem, 1))
+    assert reached <= least * (1 + big.LACKING)
+
+
 def test_small_singular_values_are_found_too(rng):
     for tail in ([1e-6, 5e-7, 1e-7], [3e-8, 1e-8, 1e-9]):
         values = np.r_[1.0, tail, np.zeros(N - 4)]

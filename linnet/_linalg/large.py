@@ -31,11 +31,14 @@ SPARE = 7
 """Columns of a step beyond the number of triplets that are looked for."""
 
 LACKING = 1e-6
-"""What the squares of the singular values found may lack, all together, of the squares of all others: it is estimated
-from how the last steps have raised them, which each step does less than the one before."""
+"""What the squares of the singular values found may lack, all together, of the squares of all others. They lack no more
+than the sum of their products with their residuals, whatever the gaps to others are."""
 
 RISING = 1e-4
 """Largest relative rise, since the last look, of the square of any singular value that is taken."""
+
+ROUNDING = 1e-12
+"""Of the largest square, what may be lacking in any case."""
 
 NOTHING = 1e-24
 """Size of a square, over the largest, that is rounding."""
@@ -173,8 +176,8 @@ def leading(
     """Return the k largest singular triplets of a map, by Golub and Kahan's bidiagonalisation in blocks.
 
     Both bases are kept orthonormal in full. The start is random, so that with probability one no singular value is
-    missed, nor up to ``BLOCK`` copies of one. It ends when what is ``LACKING`` of the best approximation's squares is
-    little: vectors of neighbouring singular values may still be mixed, of which the approximation takes no notice.
+    missed, nor up to ``BLOCK`` copies of one. It ends when little is ``LACKING`` of the best approximation's squares:
+    vectors of neighbouring singular values may still be mixed, of which the approximation takes no notice.
     None where the bases have grown to a share of the sides before, and where the map overflows.
 
     Args:
@@ -188,7 +191,7 @@ def leading(
     left, right = (np.empty((side, steps * block)) for side in shape)
     small = np.zeros((steps * block, steps * block))
     beyond = np.random.default_rng(0).normal(size=(shape[1], block))
-    unit, before, risen = 0.0, np.zeros(k), np.zeros(k)
+    unit, before = 0.0, np.zeros(k)
     for step in range(steps):
         mine = slice(step * block, (step + 1) * block)
         right[:, mine] = _orthonormal(beyond, right[:, : mine.start])
@@ -202,11 +205,10 @@ def leading(
             a, s, bt = np.linalg.svd(small[: mine.stop, : mine.stop])
             unit = unit or s[0] or 1.0
             squares = (s / unit) ** 2
-            last, risen, before = risen, squares[:k] - before, squares[:k]
-            slower = risen.sum() / last.sum() if last.sum() > 0 else 1.0
-            lacking = risen.sum() * slower / (1 - slower) if slower < 1 else np.inf
+            risen, before = squares[:k] - before, squares[:k]
             still = np.all(risen <= np.maximum(RISING * squares[:k], NOTHING * squares[0]))
-            if still and (lacking <= LACKING * squares[k:].sum() or risen.sum() <= NOTHING * squares.sum()):
+            lacking = np.sum(s[:k] / unit * np.linalg.norm(beyond @ a[mine, :k] / unit, axis=0))
+            if still and lacking <= max(LACKING * squares[k:].sum(), ROUNDING * squares[0]):
                 return Krylov(left[:, : mine.stop] @ a[:, :k], s[:k], bt[:k] @ right[:, : mine.stop].T)
     return None
 
