@@ -64,7 +64,7 @@ notebooks: $(VENV)/.test ## Run every notebook from top to bottom and keep what 
 docs: $(VENV)/.test ## Build the documentation as a site that needs no network: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: $(VENV)/.test ## Run all benchmarks, on an idle machine: an hour; docs/speed.md shows what they find
+bench: $(VENV)/.test ## Run all benchmarks, on an idle machine; docs/speed.md shows what they find
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(ONE_THREAD) $(BIN)/python benchmarks/$$name.py; done
 	@set -e; for name in large_and_few llm threads; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 

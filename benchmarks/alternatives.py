@@ -577,13 +577,7 @@ def main() -> None:
     for found in measured(o):
         show(found)
         rows.append(found)
-    targets = list(stated(rows))
-    measuring.say(targets)
-    if o.quick and not o.out:
-        return
-    print(measuring.store(NAME, on, targets, o.out, rows=rows))
-    if not o.out:
-        measuring.save_figure(lambda: figure({"rows": rows}), measuring.FIGURES / NAME)
+    measuring.keep(NAME, o, on, list(stated(rows)), {"rows": rows}, figure)
 
 
 if __name__ == "__main__":

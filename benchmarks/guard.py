@@ -23,7 +23,7 @@ from pathlib import Path
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-from measuring import RESULTS, here  # noqa: E402
+from measuring import RESULTS, here  # noqa: E402  # it loads NumPy
 
 GUARDED = ("small_and_many", "large_and_few", "alternatives", "libraries", "scale", "start", "threads")
 WORSE = 1.5

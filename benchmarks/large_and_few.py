@@ -18,21 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import (
-    FIGURES,
-    Taken,
-    Target,
-    apart,
-    exponent,
-    here,
-    in_turn,
-    peak_memory,
-    ratio,
-    save_figure,
-    say,
-    shown,
-    store,
-)
+from measuring import Taken, Target, apart, exponent, here, in_turn, keep, peak_memory, ratio, shown
 
 import linnet as ln
 
@@ -183,13 +169,8 @@ def main() -> None:
             f"{row['risk_off_by']:8.1e}   {'' if held is None else f'{held:8.1f}'}",
             flush=True,
         )
-    say(targets(rows))
-    results = {"rows": rows, "exponents": exponents(rows)}
-    if options.quick and not options.out:
-        return
-    store("large_and_few", here(), targets(rows), options.out, **results)
-    if not options.out:
-        save_figure(lambda: figure(results), FIGURES / "large-and-few")
+    found = {"rows": rows, "exponents": exponents(rows)}
+    keep("large_and_few", options, here(), targets(rows), found, figure)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from measuring import FIGURES, Target, here, in_turn, ratio, save_figure, say, shown, store
+from measuring import Target, here, in_turn, keep, ratio, shown
 
 import linnet as ln
 from linnet import plots
@@ -525,14 +525,9 @@ def main() -> None:
             show(rows[-len(chosen) :])
     targets = [Target("traces a shape under JAX's jit, over calls with other values", most_traces(rows), 1)]
     results = {"devices": devices, "rows": rows}
-    say(targets)
     print("\n".join(advice(results)))
-    if options.quick and options.out is None:
-        return
     on = here("jax", "torch") | {"blas_threads": 1}  # of the processes; this one measures nothing
-    store("libraries", on, targets, options.out, **results)
-    if not options.quick:
-        save_figure(lambda: figure(results), FIGURES / "libraries")
+    keep("libraries", options, on, targets, results, figure)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ them down. Nothing is compared with a number of an earlier run but by ``guard.py
 
 from __future__ import annotations
 
+import argparse
 import gc
 import importlib.metadata
 import json
@@ -24,6 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
+
+from linnet.threads import cores, processor
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parent.parent / "figures"
@@ -151,15 +154,11 @@ def apart(work: Callable[..., Any], *args: Any) -> Any:
 
 def here(*packages: str) -> dict[str, Any]:
     """Return where and with what is measured: processor, cores, threads, load before it, versions."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", *packages)}
     return {
-        "device": " / ".join(sorted(names)) or platform.processor() or platform.machine(),
-        "cores": cores,
-        "blas_threads": int(os.environ.get("OPENBLAS_NUM_THREADS") or cores or 1),
+        "device": processor(),
+        "cores": cores(),
+        "blas_threads": int(os.environ.get("OPENBLAS_NUM_THREADS") or cores()),
         "load": round(os.getloadavg()[0], 2),
         "versions": {"python": platform.python_version(), **versions},
     }
@@ -174,16 +173,6 @@ def store(name: str, on: Mapping[str, Any], targets: Iterable[Target], out: Path
     written.write_text(json.dumps({"on": on, "targets": stated, **found}, indent=1) + "\n", encoding="utf-8")
     written.replace(path)
     return path
-
-
-def save_figure(draw: Callable[[], Any], stem: Path) -> None:
-    """Write what ``draw`` returns as ``STEM.png`` and ``STEM.pdf``, in the style of linnet's figures."""
-    from linnet.plots import style
-
-    with style():
-        figure = draw()
-        figure.savefig(stem.with_suffix(".png"), dpi=200)
-        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def shown(value: Mapping[str, Any] | float | None, digits: int = 2) -> str:
@@ -202,3 +191,32 @@ def say(targets: Iterable[Target]) -> None:
         said = {True: "reached", False: "MISSED", None: "undecided"}[target.reached]
         number = "not measured" if target.measured is None else f"{target.measured:.3g}"
         print(f"{said:>10}  {target.what}: {number} {target.unit}, to be {target.sense} {target.goal:g} {target.unit}")
+
+
+def keep(
+    name: str,
+    options: argparse.Namespace,
+    on: Mapping[str, Any],
+    targets: Sequence[Target],
+    found: Mapping[str, Any],
+    draw: Callable[[Mapping[str, Any]], Any] | None = None,
+) -> None:
+    """Say what was reached; store what was found, and draw it.
+
+    A quick run is stored where ``--out`` says, or not at all, and no run that has ``--out`` draws.
+    """
+    say(targets)
+    if options.out or not options.quick:
+        print(store(name, on, targets, options.out, **found))
+    if draw is not None and not options.out and not options.quick:
+        save_figure(lambda: draw(found), FIGURES / name.replace("_", "-"))
+
+
+def save_figure(draw: Callable[[], Any], stem: Path) -> None:
+    """Write what ``draw`` returns as ``STEM.png`` and ``STEM.pdf``, in the style of linnet's figures."""
+    from linnet.plots import style
+
+    with style():
+        figure = draw()
+        figure.savefig(stem.with_suffix(".png"), dpi=200)
+        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})

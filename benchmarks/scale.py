@@ -36,7 +36,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from measuring import FIGURES, Target, apart, here, in_turn, peak_memory, ratio, save_figure, say, shown, store
+from measuring import Target, apart, here, in_turn, keep, peak_memory, ratio, shown
 
 from linnet.sweep import Processes, read_sweep, read_table, run_sweep
 from linnet.sweep.journal import Journal
@@ -500,11 +500,7 @@ def main() -> None:
     found = measured(options)
     targets = goals(found, on["cores"])
     report(found)
-    say(targets)
-    if options.out or not options.quick:
-        print(store("scale", on, targets, options.out, **found))
-    if not options.quick:
-        save_figure(lambda: figure(found), FIGURES / "scale")
+    keep("scale", options, on, targets, found, figure)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import FIGURES, Taken, Target, here, in_turn, ratio, save_figure, say, shown, store
+from measuring import Taken, Target, here, in_turn, keep, ratio, shown
 
 import linnet as ln
 from linnet.batches import ENTRIES
@@ -153,13 +153,7 @@ def main() -> None:
             f"{width:5d} {affine!s:>7} {batch:10d} {each[OURS]:11.1f} {each[WHOLE]:10.1f} {each[BARE]:9.1f}   "
             f"{shown(row['ratio'])}"
         )
-    say(targets(rows))
-    if options.quick and not options.out:
-        return
-    results = {"rows": rows}
-    store("small_and_many", here(), targets(rows), options.out, **results)
-    if not options.out:
-        save_figure(lambda: figure(results), FIGURES / "small-and-many")
+    keep("small_and_many", options, here(), targets(rows), {"rows": rows}, figure)
 
 
 if __name__ == "__main__":

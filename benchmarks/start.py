@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import Target, here, in_turn, ratio, say, shown, store
+from measuring import Target, here, in_turn, keep, ratio, shown
 
 LINNET = str(Path(sysconfig.get_path("scripts")) / "linnet")
 VERIFY = ("verify", "yang2024/lemma-f12", "--budget", "quick")
@@ -114,9 +114,7 @@ def main() -> None:
     loads = [loaded(["--help"]), loaded(VERIFY)]
     targets = [Target(r["process"], r["seconds"], GOALS[r["process"]], unit="s") for r in rows if r["process"] in GOALS]
     report(rows, loads)
-    say(targets)
-    if options.out or not options.quick:
-        print(store("start", on, targets, options.out, rows=rows, loaded=loads))
+    keep("start", options, on, targets, {"rows": rows, "loaded": loads})
 
 
 if __name__ == "__main__":

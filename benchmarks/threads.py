@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measuring import Target, here, in_turn, ratio, say, shown, store
+from measuring import Target, here, in_turn, keep, ratio, shown
 from start import LINNET
 
 DEFAULT, ASKED = "nothing said", "8 asked for"
@@ -302,10 +302,7 @@ def main() -> None:
         for name, made, settings, rounds in runs[:1] if options.quick else runs:
             slow[name] = slowed(made, settings, rounds)
             report_slowed(name, slow[name])
-    targets = goals(rows)
-    say(targets)
-    if options.out or not options.quick:
-        print(store("threads", on, targets, options.out, rows=rows, slowed=slow))
+    keep("threads", options, on, goals(rows), {"rows": rows, "slowed": slow})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ _HOME = {
     "haar": "linnet.network",
     "Regression": "linnet.task",
     "Moments": "linnet.task",
+    "PopulationMoments": "linnet.task",
     "Shift": "linnet.task",
     "LayerProblem": "linnet.problem",
     "Update": "linnet.problem",

@@ -7,7 +7,6 @@ without biases and means, a rank that is few beside the widths. Whatever else is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,28 +23,22 @@ NOTHING = 1e-12
 """Relative size of a singular value from which on it is taken for zero where ties are looked for: zeros do not tie."""
 
 
-class Factors(NamedTuple):
-    """delta = left right^T; left (d_out, r), right (d_in, r)."""
+def lora(problem: LayerProblem, rank: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return ``upper^+ SVD_r(M) root^+`` as factors (d_out, r) and (d_in, r), or None where the layer is not taken so.
 
-    left: np.ndarray
-    right: np.ndarray
-
-
-def lora(problem: LayerProblem, rank: int) -> Factors | None:
-    """Return ``upper^+ SVD_r(M) root^+`` as factors, or None where the layer is not one that is taken so.
-
-    The risk exceeds the least that the rank allows by 1e-6 of it at most, by an estimate that errs on the safe side.
+    The risk exceeds the least that the rank allows by 1e-6 of it at most; see ``LACKING``.
     """
     if not problem.is_large or not 0 < rank < problem.d_in // FEW:
         return None
-    layers, moments, at = problem.net.weights, problem.moments, problem.layer
-    root, seen, model = moments.roots_apart[0], moments.roots_apart[1:], (*reversed(layers), moments.roots_apart[0])
+    layers, at = problem.net.weights, problem.layer
+    root, *seen = problem.moments.roots_apart
     square = (problem.d_in, problem.d_in)
-    if problem.is_affine or any(not la.is_large(a) or a.shape != square for a in (*seen, *model)):
+    if problem.is_affine or any(not la.is_large(a) or a.shape != square for a in (*layers, *seen, root)):
         return None
-
-    common = (root,) if seen[-1] is root else ()
-    seen, model = seen[: len(seen) - len(common)], model[: len(model) - len(common)]
+    # T z = C z - W root z, and C of a task is its coefficients times the root: what is common is multiplied once.
+    apart = [] if seen[-1] is root else [root]
+    common, seen = ([], seen) if apart else ([root], seen[:-1])
+    model = [*reversed(layers), *apart]
 
     def residual(z: np.ndarray) -> np.ndarray:
         z = la.times(common, z)
@@ -57,12 +50,12 @@ def lora(problem: LayerProblem, rank: int) -> Factors | None:
     found = la.leading(residual, adjoint, square, rank + 1)
     if found is None:
         return None
-    u, s, vt = found.u[:, :rank], found.s, found.vt[:rank]
+    u, s, vt = found
     if s[rank - 1] > NOTHING * s[0] and s[rank - 1] - s[rank] <= TIE * s[rank - 1]:
         return None
-    left = _solved(layers[:at:-1], u * s[:rank], problem.rtol)
-    right = _solved((root, *layers[:at]), vt.T, problem.rtol, transposed=True)
-    return None if left is None or right is None else Factors(left, right)
+    left = _solved(layers[:at:-1], u[:, :rank] * s[:rank], problem.rtol)
+    right = _solved((root, *layers[:at]), vt[:rank].T, problem.rtol, transposed=True)
+    return None if left is None or right is None else (left, right)
 
 
 def _solved(
@@ -79,7 +72,7 @@ def _solved(
         if solver is None:
             return None
         x = solver.solve(x, transposed=transposed)
-        largest *= la.norm_of(a) * len(a) ** 0.25  # of Schatten's 4-norm, over the spectral one, at most
+        largest *= la.norm_of(a) * len(a) ** 0.25  # Schatten's 4-norm is at most that much above the spectral one
     if not factors:
         return b
     inverse = la.MARGIN * la.length(x[:, b.shape[1] :])

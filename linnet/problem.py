@@ -106,10 +106,20 @@ class LayerProblem(la.Record):
     @cached_property
     def status(self) -> Array:
         """Per element of the batch: 0, or why it cannot be solved by any method."""
-        if self.is_large:
-            return self._given_status  # products as large as these are made where they are used; ``finish`` sees them
         xp = la.namespace(self.net.weights[0])
-        return la.combine_status(xp, self._given_status, self._status_of(self._input_design, self._target_design))
+        designs = self._images if self.is_large and not self.is_affine else (self._input_design, self._target_design)
+        return la.combine_status(xp, self._given_status, self._status_of(*designs))
+
+    @property
+    def _images(self) -> tuple[Array, ...]:
+        """What all products on the way make of a few columns, (d, k) each: of a large problem that is cheaper."""
+        root, *seen = (self._safe(a) for a in self.moments.roots_apart)
+        columns = la.probes(root.shape[-1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            images = [root @ columns]
+            for w in self.net.weights:
+                images.append(w @ images[-1])
+            return (*images, la.times(seen, columns))
 
     @cached_property
     def _given_status(self) -> Array:

@@ -423,11 +423,12 @@ class PopulationMoments(Moments):
 
     task: Regression
     n: None = None
-    factors: None = None
 
     def __new__(cls, task: Regression | None = None, **fields: Any) -> Self:
         """Given fields instead, as ``dataclasses.replace`` does, make moments that are no longer a task's."""
-        return super().__new__(cls) if task is not None or not fields else Moments(**fields)  # type: ignore[return-value]
+        if task is None and fields:
+            return Moments(**fields)  # type: ignore[return-value]  # meant: no longer of this class
+        return super().__new__(cls)
 
     def __init__(self, task: Regression) -> None:
         object.__setattr__(self, "task", task)
@@ -475,6 +476,11 @@ class PopulationMoments(Moments):
     def roots_apart(self) -> tuple[Array, ...]:
         """F, and the coefficients and F, whose product is C."""
         return self.root, self.task.coef, self.root
+
+    @property
+    def factors(self) -> tuple[Array, Array, Array]:
+        """The roots: a task has them."""
+        return self.roots
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

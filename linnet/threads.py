@@ -1,4 +1,4 @@
-"""Cores and threads: linnet runs as many processes as there are cores, which the threads of BLAS must not multiply."""
+"""The processor: linnet runs as many processes as there are cores, which the threads of BLAS must not multiply."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -22,6 +23,16 @@ _held = False
 def cores() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return what the processor is called."""
+    import platform
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
+    return " / ".join(sorted(names)) or platform.processor() or platform.machine()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from problems import replace_lapack
 
 import linnet as ln
+from linnet._linalg import factored, has_tie, psd_root
 from linnet.errors import ArgumentError, ShapeError
 
 
@@ -92,6 +93,9 @@ def test_all_records_have_pieces(rng):
     np.testing.assert_array_equal(data.part(piece).roots[2], data.roots[2][piece])
     np.testing.assert_array_equal(data.part(piece).status, data.status[piece])
     np.testing.assert_array_equal(update.part(piece).left, update.left[piece])
+    of_task, part = shift.train.moments(), shift.train.moments().part(piece)
+    np.testing.assert_array_equal(part.root, of_task.root[piece])
+    np.testing.assert_array_equal(part.status, of_task.status[piece])
     of_data = ln.LayerProblem(net, 1, data)
     np.testing.assert_allclose(
         ln.LoRA(2).solve(of_data.part(piece)).delta, ln.LoRA(2).solve(of_data).delta[piece], atol=1e-10
@@ -211,7 +215,10 @@ def test_vmap_over_the_moments_of_a_task_that_shares_a_field(field, rng):
     shared = getattr(task, field)
     task = dataclasses.replace(task, **{field: shared[0] if shared.ndim > (1 if field == "mean" else 2) else shared})
     wanted = ln.LoRA(2).solve(ln.LayerProblem(net, 1, task.moments())).delta
-    solve = lambda net, moments: ln.LoRA(2).solve(ln.LayerProblem(net, 1, moments)).delta  # noqa: E731
+
+    def solve(net, moments):
+        return ln.LoRA(2).solve(ln.LayerProblem(net, 1, moments)).delta
+
     found = jax.vmap(solve)(net.to(jnp), task.to(jnp).moments())
     np.testing.assert_allclose(found, wanted, atol=1e-9)
     found = torch.vmap(solve)(net.to(torch), task.to(torch).moments())
@@ -233,8 +240,6 @@ def test_a_task_follows_the_precision_of_its_problem(rng):
 
 @pytest.mark.parametrize(("least", "definite"), [(1e-3, True), (1e-9, True), (1e-15, False), (0.0, False)])
 def test_a_covariance_is_called_definite_far_from_rank_loss_alone(least, definite, rng):
-    from linnet._linalg import psd_root
-
     frame = ln.haar(4, rng)
     a = (frame * np.array([1.0, 0.9, 0.8, least])) @ frame.T
     found = psd_root((a + a.T) / 2)
@@ -243,11 +248,63 @@ def test_a_covariance_is_called_definite_far_from_rank_loss_alone(least, definit
 
 
 def test_a_bound_that_overflows_proves_nothing():
-    huge = np.array([[4e76, 0.0], [0.0, 1e60]])
-    net = ln.DeepLinearNetwork((np.eye(2), huge, huge, huge, huge))
-    with np.errstate(over="ignore"):
-        problem = ln.LayerProblem(net, 0, ln.Regression(np.eye(2), np.eye(2)).moments())
-        assert np.isinf(problem.upper_bound) or problem.upper_bound >= problem.upper_scale
+    left = np.array([[1.0, 2.0], [3.0, 5.0]])
+    for bound in (np.inf, 2.0):
+        found = factored(1e-16 * left, scale=lambda: np.asarray(1.0), bound=np.asarray(bound))
+        assert not found.inverse.any(), "what cancels is zero"
+
+
+def test_a_scale_is_asked_for_where_a_bound_does_not_settle_the_rank():
+    asked = []
+    scale = lambda: asked.append(1) or np.asarray(1.0)  # noqa: E731  # one line tells that it was asked for
+    factored(np.eye(2), scale=scale, bound=np.asarray(2.0))
+    assert not asked
+    assert factored(1e-14 * np.eye(2), scale=scale, bound=np.asarray(1e3)).inverse.any()
+    assert asked
+
+
+def test_the_floor_of_ties_is_asked_for_where_there_are_close_ones():
+    apart, tied = np.array([3.0, 2.0, 1.0]), np.array([3.0, 2.0, 2.0])
+    assert not has_tie(apart, 2, lambda: pytest.fail("nothing is close"))
+    assert has_tie(tied, 2, lambda: np.asarray(1e-9))
+    assert not has_tie(1e-12 * tied, 2, lambda: np.asarray(1e-9)), "zeros do not tie"
+
+
+def test_verdicts_on_covariances_do_not_depend_on_neighbours(rng):
+    d = 10
+    upper = np.triu(np.ones((d, d)), 1)
+    upper[0] = 0.0
+    tolerance = 8 * 10 * d * np.finfo(float).eps * d
+    a = np.diag(np.r_[1.0, np.full(d - 1, 3e-12)]) - 0.95 * tolerance * upper
+    singular, above = np.diag(np.r_[np.ones(d - 1), 0.0]), np.eye(d)
+    above[0, 1] = np.nan
+    skew = np.eye(d)
+    skew[0, 1] = 0.5
+
+    def status(*covariances):
+        return ln.Regression(np.ones((len(covariances), 2, d)), np.stack(covariances)).status.tolist()
+
+    for c in (a, singular, above, skew, np.eye(d)):
+        (alone,) = status(c)
+        for beside in (singular, np.eye(d), -np.eye(d)):
+            assert status(c, beside)[0] == alone
+    assert status(np.eye(d), above, skew, -np.eye(d)) == [0, 1, 2, 2]
+
+
+def test_roots_do_not_depend_on_neighbours(rng):
+    root = rng.normal(size=(30, 6, 6)) * 10.0 ** rng.uniform(-6, 0, size=(30, 1, 6))
+    a = root @ np.swapaxes(root, -1, -2)
+    whole = psd_root(a)
+    for i in range(30):
+        alone = psd_root(a[i : i + 1])
+        assert bool(alone.definite[0]) == bool(whole.definite[i])
+        np.testing.assert_array_equal(alone.root[0], whole.root[i])
+
+
+def test_definite_is_said_in_units_of_each_variable():
+    assert bool(psd_root(np.diag([1e12, 1e-12])).definite)
+    close = 1e6 * np.array([[1.0, 1 - 1e-15], [1 - 1e-15, 1.0]])
+    assert not bool(psd_root(close).definite)
 
 
 @given(seed=st.integers(0, 2**32 - 1), affine=st.booleans(), layer=st.integers(0, 2))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import pytest
@@ -13,6 +14,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from linnet.sweep import On, Processes, run, run_sweep
 from linnet.sweep.run import Here, solve
 from linnet.threads import VARIABLES, children_of_one_thread, cores, one_thread
+from linnet.trials import ledger
+from linnet.trials.claim import select
 
 
 def blas_threads():
@@ -59,6 +62,31 @@ def test_children_have_one_thread_whatever_is_exported(eight_asked_for):
         ).stdout
     assert said.strip() == "['1', '1', '1']"
     assert [os.environ[name] for name in VARIABLES] == ["8"] * 3
+
+
+def test_what_was_not_exported_is_not_afterwards(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with children_of_one_thread():
+        assert {os.environ[name] for name in VARIABLES} == {"1"}
+    assert not {*VARIABLES} & {*os.environ}
+
+
+def test_processes_of_trials_have_one_thread_whatever_is_exported(eight_asked_for, monkeypatch):
+    seen = []
+
+    class Watched(ProcessPoolExecutor):
+        def submit(self, *args, **kwargs):
+            seen.append({os.environ[name] for name in VARIABLES})
+            return super().submit(*args, **kwargs)
+
+    monkeypatch.setattr(ledger, "ProcessPoolExecutor", Watched)
+    names = ["yang2024/lemma-f12", "yang2024/lemma-f14"]
+    find = partial(select, names)
+    found = ledger.try_claims(find, find(), "quick", 0, 2, lambda name, verdict: None)
+    assert not found.failures
+    assert seen == [{"1"}] * len(find())
+    assert os.environ[VARIABLES[0]] == "8"
 
 
 def test_processes_of_a_sweep_have_one_thread_whatever_is_exported(eight_asked_for):

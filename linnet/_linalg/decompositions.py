@@ -60,16 +60,18 @@ TIE_FACTOR = 4096.0
 def psd_status(xp: Any, a: Array, definite: Array | None = None) -> Array:
     """Return OK, NONFINITE or NOT_PSD for each matrix of the batch; ``a`` (..., d, d).
 
-    Where it is known of all that their lower triangles are those of positive ``definite`` matrices, that is not asked
-    again.
+    Lower triangles that are known to be those of positive ``definite`` matrices are not looked at again.
     """
     finite = all_finite(xp, a)
-    known = definite is not None and bool(xp.all(definite)) and bool(xp.all(finite))
-    safe = a if known else xp.where(finite[..., None, None], a, xp.zeros_like(a))
+    safe = xp.where(finite[..., None, None], a, xp.zeros_like(a))
     size = xp.max(xp.abs(safe), axis=(-2, -1)) if safe.shape[-1] else xp.zeros_like(safe[..., 0, :1])[..., 0]
     tol = 8 * rank_rtol(a) * size * a.shape[-1]
     skew = xp.max(xp.abs(safe - mT(safe)), axis=(-2, -1)) > tol
-    low = xp.zeros_like(skew) if known else _below(xp, (safe + mT(safe)) / 2, tol)
+    if definite is not None and bool(xp.all(definite)):
+        low = xp.zeros_like(skew)
+    else:
+        low = _below(xp, (safe + mT(safe)) / 2, tol)
+        low = low if definite is None else low & ~definite
     status = xp.where(low | skew, xp.full_like(size, NOT_PSD), xp.full_like(size, OK))
     return xp.astype(xp.where(finite, status, xp.full_like(size, NONFINITE)), xp.int32)
 
@@ -430,7 +432,7 @@ def psd_root(a: Array, *, second: Array | None = None) -> Root:
         if threshold * inverse**2 < 1:
             return Root(root, xp.ones_like(definite))
     inverse, regular = _inverse(root)
-    definite = regular & (threshold * sq(inverse * unit[..., None, :]) < 1)
+    definite = regular & (threshold * sq(inverse * unit[..., None, :]) < 1)  # of all that were so before, too
     bad = to_numpy(~definite)
     if bad.any():
         root, inverse = patched((root, inverse), bad, _psd_root_by_eigh, (a, unit[..., None]))

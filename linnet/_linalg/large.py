@@ -31,8 +31,9 @@ SPARE = 7
 """Columns of a step beyond the number of triplets that are looked for."""
 
 LACKING = 1e-6
-"""What the squares of the singular values found may lack, all together, of the squares of all others. They lack no more
-than the sum of their products with their residuals, whatever the gaps to others are."""
+"""What the squares of the singular values found may lack, all together, of the squares of all others. By Ky Fan's
+inequality they lack no more than the sum of their products with their residuals, whatever the gaps to others are, if
+what is beyond the bases is not larger than they are."""
 
 RISING = 1e-4
 """Largest relative rise, since the last look, of the square of any singular value that is taken."""
@@ -158,27 +159,19 @@ def transposed_times(chain: Sequence[np.ndarray], y: np.ndarray) -> np.ndarray:
     return y
 
 
-@dataclass(frozen=True)
-class Krylov:
-    """The largest singular triplets of a map: u (m, k), s (k,) descending, vt (k, n)."""
-
-    u: np.ndarray
-    s: np.ndarray
-    vt: np.ndarray
-
-
 def leading(
     apply: Callable[[np.ndarray], np.ndarray],
     adjoint: Callable[[np.ndarray], np.ndarray],
     shape: tuple[int, int],
     k: int,
-) -> Krylov | None:
-    """Return the k largest singular triplets of a map, by Golub and Kahan's bidiagonalisation in blocks.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return the k largest singular triplets, u (m, k), s (k,), vt (k, n), of a map.
 
-    Both bases are kept orthonormal in full. The start is random, so that with probability one no singular value is
-    missed, nor up to ``BLOCK`` copies of one. It ends when little is ``LACKING`` of the best approximation's squares:
-    vectors of neighbouring singular values may still be mixed, of which the approximation takes no notice.
-    None where the bases have grown to a share of the sides before, and where the map overflows.
+    By Golub and Kahan's bidiagonalisation in blocks, both bases kept orthonormal in full. The start is random, so that
+    with probability one no singular value is missed, nor up to ``BLOCK`` copies of one. It ends when little is
+    ``LACKING`` of the best approximation's squares: vectors of neighbouring singular values may still be mixed, of
+    which the approximation takes no notice. None where the bases have grown to a share of the sides before, and where
+    the map overflows.
 
     Args:
         apply: the map, from (n, b) to (m, b).
@@ -209,7 +202,7 @@ def leading(
             still = np.all(risen <= np.maximum(RISING * squares[:k], NOTHING * squares[0]))
             lacking = np.sum(s[:k] / unit * np.linalg.norm(beyond @ a[mine, :k] / unit, axis=0))
             if still and lacking <= max(LACKING * squares[k:].sum(), ROUNDING * squares[0]):
-                return Krylov(left[:, : mine.stop] @ a[:, :k], s[:k], bt[:k] @ right[:, : mine.stop].T)
+                return left[:, : mine.stop] @ a[:, :k], s[:k], bt[:k] @ right[:, : mine.stop].T
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -152,7 +153,7 @@ _RECORDS: list[type[Record]] = []
 _REGISTERED: dict[str, int] = {"jax": 0, "torch": 0}
 
 
-class Record:
+class Record(ABC):
     """A frozen dataclass of arrays, other records and static fields; a pytree to JAX and to torch.
 
     Subclasses name in ``_static`` the fields that are not arrays: they are part of the structure that
@@ -190,9 +191,9 @@ class Record:
         return self._split()
 
     @property
+    @abstractmethod
     def batch_shape(self) -> tuple[int, ...]:
         """Leading axes that all fields broadcast to."""
-        raise NotImplementedError
 
     def part(self, piece: slice) -> Self:
         """Return a piece of the batch, along its first axis; fields that all of the batch share stay whole."""
@@ -217,7 +218,7 @@ class Record:
     @classmethod
     def _moving(cls) -> tuple[str, ...]:
         """Return the names of what ``_split`` takes apart."""
-        return tuple(f.name for f in dataclasses.fields(cls) if f.name not in cls._static)  # type: ignore[arg-type]
+        return tuple(f.name for f in dataclasses.fields(cls) if f.name not in cls._static)  # type: ignore[arg-type]  # subclasses are dataclasses
 
     def to(self, xp: Any, *, dtype: Any = None, device: Any = None) -> Self:
         """Return a copy whose arrays belong to the library ``xp``: ``numpy``, ``jax.numpy`` or ``torch``.

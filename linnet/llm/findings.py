@@ -19,6 +19,7 @@ from linnet.llm.checks.base import Effect, judge, together
 from linnet.llm.checks.workbench import Archive, Workbench
 from linnet.llm.models import LanguageModel
 from linnet.llm.own import digest_of
+from linnet.threads import processor
 from linnet.trials.ledger import KEYS
 
 
@@ -147,23 +148,15 @@ def findings(
 
 def device_name(device: str) -> str:
     """Return what a device is called and, of a processor, how many threads compute."""
-    name, threads = processor(device), torch.get_num_threads()
+    name, threads = called(device), torch.get_num_threads()
     return name if torch.device(device).type == "cuda" else f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def processor(device: str) -> str:
+def called(device: str) -> str:
     """Return what a device is called."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(torch.device(device))
-    import platform
-
-    info = Path("/proc/cpuinfo")
-    names = (
-        {line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")}
-        if info.exists()
-        else set()
-    )
-    return " / ".join(sorted(names)) or platform.processor() or platform.machine()
+    return processor()
 
 
 def silence() -> None:

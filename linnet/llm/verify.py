@@ -16,7 +16,7 @@ from torch import nn
 import linnet
 from linnet.errors import ArgumentError
 from linnet.llm.checks.workbench import BUDGETS, SEEDS, TUNING_SEED, Workbench
-from linnet.llm.findings import Finding, chosen, findings, processor, silence
+from linnet.llm.findings import Finding, called, chosen, findings, silence
 from linnet.llm.ledger import Ledger
 from linnet.llm.models import load
 from linnet.llm.processes import Order, findings_by
@@ -94,7 +94,7 @@ def command(
     }
     ledger = Ledger(to, header)
     # Threads are no part of it: they change the last digits, and each seed's number is kept.
-    identity = {"code": code, "model": language.name, "device": processor(device), "weights": weights}
+    identity = {"code": code, "model": language.name, "device": called(device), "weights": weights}
     console = Console(stderr=True)
     found: list[Finding] = []
     with (

@@ -39,7 +39,8 @@ class LoRA(Method):
 
         Among all pairs (U, V) that minimise the risk, the one of least ``|U|_F^2 + |V|_F^2`` has
         ``U V^T = upper^+ SVD_r(M) root^+`` with M the reachable whitened residual; ``update.left`` and
-        ``update.right`` are that pair.
+        ``update.right`` are that pair. Of one layer 1024 wide or wider, in NumPy and float64, the risk is within
+        1e-6 of the least, unless ``problem.residual_svd`` was asked for before; see ``linnet.large``.
 
         Raises:
             RankError: the rank exceeds the layer's, or (single problem) the singular values tie.
@@ -53,7 +54,7 @@ class LoRA(Method):
             )
         found = None if "residual_svd" in vars(problem) else large.lora(problem, r)
         if found is not None:
-            return finish(problem, found.left @ found.right.T, factors=found, balance=True)
+            return finish(problem, found[0] @ found[1].T, factors=found, balance=True)
         u, s, vt = problem.residual_svd
         xp = la.namespace(s)
         left = problem.upper_pinv @ (u[..., :, :r] * s[..., None, :r])
