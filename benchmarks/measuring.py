@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from linnet.threads import cores, processor
+from linnet.processor import cores, processor_name
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parent.parent / "figures"
@@ -156,7 +156,7 @@ def here(*packages: str) -> dict[str, Any]:
     """Return where and with what is measured: processor, cores, threads, load before it, versions."""
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", *packages)}
     return {
-        "device": processor(),
+        "device": processor_name(),
         "cores": cores(),
         "blas_threads": int(os.environ.get("OPENBLAS_NUM_THREADS") or cores()),
         "load": round(os.getloadavg()[0], 2),

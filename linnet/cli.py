@@ -195,7 +195,7 @@ def llm_verify(
 
 def main() -> None:
     """Run the command line: one line on standard error and exit code 2 for input that linnet refuses."""
-    from linnet.threads import VARIABLES
+    from linnet.processor import VARIABLES
 
     # The problems are small and many: threads inside BLAS only get in the way of processes beside it.
     for name in VARIABLES:

@@ -10,7 +10,7 @@ LIBRARY = ROOT / "linnet"
 
 # From the ground up; a room imports from its own floor and from those below it.
 FLOORS = [
-    {"errors", "threads"},
+    {"errors", "processor"},
     {"_linalg"},
     {"network", "task", "datasets", "batches"},
     {"problem", "pretrain"},

@@ -19,7 +19,7 @@ from linnet.llm.checks.base import Effect, judge, together
 from linnet.llm.checks.workbench import Archive, Workbench
 from linnet.llm.models import LanguageModel
 from linnet.llm.own import digest_of
-from linnet.threads import processor
+from linnet.processor import processor_name
 from linnet.trials.ledger import KEYS
 
 
@@ -156,7 +156,7 @@ def called(device: str) -> str:
     """Return what a device is called."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(torch.device(device))
-    return processor()
+    return processor_name()
 
 
 def silence() -> None:

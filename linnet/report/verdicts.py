@@ -17,11 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from linnet.errors import ClaimError, DataError, LinnetError
+from linnet.processor import cores
 from linnet.report import words
 from linnet.report.files import Outputs
 from linnet.report.page import page
 from linnet.report.text import plain
-from linnet.threads import cores
 from linnet.trials import certificate as certificates
 from linnet.trials import ledger as ledgers
 from linnet.trials.claim import Claim, claims_in_file, installed_claims, select

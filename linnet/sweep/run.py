@@ -26,11 +26,11 @@ import scipy
 
 import linnet
 from linnet.errors import DataError
+from linnet.processor import children_of_one_thread, cores, one_thread
 from linnet.sweep.grid import Sweep
 from linnet.sweep.journal import Journal
 from linnet.sweep.study import Study, cell_of, computed, flat, study
 from linnet.sweep.table import write_table
-from linnet.threads import children_of_one_thread, cores, one_thread
 
 AHEAD = 3
 """Cells that are handed out for each worker of several: enough to keep it busy, few enough that memory stays flat."""

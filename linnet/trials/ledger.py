@@ -13,7 +13,7 @@ from typing import Any
 
 import linnet
 from linnet.errors import ClaimError, DataError
-from linnet.threads import children_of_one_thread
+from linnet.processor import children_of_one_thread
 from linnet.trials.certificate import load
 from linnet.trials.claim import Claim, select
 from linnet.trials.settings.base import Ladder

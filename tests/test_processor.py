@@ -11,9 +11,9 @@ import pytest
 from sweeps import toys
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from linnet.processor import VARIABLES, children_of_one_thread, cores, one_thread
 from linnet.sweep import On, Processes, run, run_sweep
 from linnet.sweep.run import Here, solve
-from linnet.threads import VARIABLES, children_of_one_thread, cores, one_thread
 from linnet.trials import ledger
 from linnet.trials.claim import select
 
@@ -126,7 +126,7 @@ def test_a_sweep_has_one_thread_on_an_executor_of_threads(tmp_path, monkeypatch)
 def test_cores_are_those_that_this_process_may_use():
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system binds no process to a core")
-    code = "import os, linnet.threads as t; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(t.cores())"
+    code = "import os, linnet.processor as t; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(t.cores())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "1"
     assert cores() == len(os.sched_getaffinity(0))
