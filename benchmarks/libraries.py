@@ -3,8 +3,9 @@
 The work is the problem of the middle one of three square layers, its solutions by LoRA, S2FT and full fine-tuning, and
 the excess risks of these and of the pre-trained network on both tasks of a shift. It starts from networks and tasks in
 the library's own arrays and ends when the risks are there. JAX's jit compiles it for a batch, and jit(vmap) the code
-for one problem. What compiling takes is the first call less the median of later ones, the library's caches emptied
-before each width and batch; traces are counted within what is traced, over calls with other values of the same shape.
+for one problem; without either, a CPU goes through the batch with ``in_pieces``. What compiling takes is the first call
+less the median of later ones, the library's caches emptied before each width and batch; traces are counted within what
+is traced, over calls with other values of the same shape.
 Torch's compiler is left out: the core looks at values, at which it breaks its graphs.
 
 Every library has a process of its own, of one thread on one core, and the processes take turns within rounds. Seconds
@@ -129,6 +130,11 @@ def risks(net: ln.DeepLinearNetwork, shift: ln.Shift) -> list[Any]:
     return [ln.excess_risk(each, task) for each in nets for task in (shift.train, shift.test)]
 
 
+def in_pieces(*problems: Any) -> list[Any]:
+    """The same, a piece of the batch at a time, as users are told to on a CPU."""
+    return ln.in_pieces(risks, *problems)
+
+
 # --- in the process of a library ------------------------------------------------------------------
 
 
@@ -147,7 +153,7 @@ class Work:
         if way.mode == "vmap":
             return self.xp.vmap(risks)
         if not way.compiled:
-            return risks
+            return in_pieces if way.device == "cpu" else risks
         import jax
 
         inner = jax.vmap(risks) if way.mode == "jit(vmap)" else risks

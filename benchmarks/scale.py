@@ -7,7 +7,7 @@ task of its own, with the risks. What is measured:
 - whole runs of ``linnet sweep``, from the start of its process to its end, of the same cells by one process, by two,
   and by two workers of a dask cluster that is there already. A cell takes about 0.1 s, for which the number of its
   replicates is chosen first. Beside it, what the machine allows: two processes that solve cells at once, no sweep;
-- a run in this process against the same cells called one after the other;
+- a run in this process against its cells, on the clock within it;
 - what the process that hands out cells and writes, which is one whatever the number of workers, uses: its peak memory,
   its time a cell, bytes of journal and table. Cells take no time then and have rows of the usual size;
 - instances a second on one core, and a worker's memory by instances a cell.
@@ -38,7 +38,7 @@ from typing import Any
 
 from measuring import Target, apart, here, in_turn, keep, peak_memory, ratio, shown
 
-from linnet.sweep import Processes, read_sweep, read_table, run_sweep
+from linnet.sweep import Processes, Study, read_sweep, read_table, run_sweep
 from linnet.sweep.journal import Journal
 from linnet.sweep.spec import CELLS
 
@@ -199,12 +199,36 @@ def speed(folder: Path, cells: int, replicates: int, width: int, rounds: int, ad
 
 
 def overhead(file: Path, rounds: int) -> dict[str, Any]:
-    """Return what a run in this process takes beyond its cells, in per cent of what they take."""
-    cells = list((sweep := read_sweep(file)).cells())
-    works = {"run": lambda: run_sweep(sweep, fresh(file)), "bare": lambda: [cell.run() for cell in cells]}
-    taken = in_turn(works, rounds)
+    """Return what a run in this process takes beyond its cells, in per cent of what they take in the same run."""
+    sweep = read_sweep(file)
+    taken: dict[str, list[float]] = {"run": [], "bare": []}
+    for _ in range(rounds):
+        with clocked(sweep.study) as cells:
+            start = time.perf_counter()
+            run_sweep(sweep, fresh(file))
+            taken["run"].append(time.perf_counter() - start)
+        taken["bare"].append(sum(cells))
     percent = _each(ratio(taken, "run", to="bare"), lambda x: 100 * (x - 1))
     return {"cells": len(cells), "cell_seconds": statistics.median(taken["bare"]) / len(cells), "percent": percent}
+
+
+@contextmanager
+def clocked(study: type[Study]) -> Iterator[list[float]]:
+    """Yield the seconds of the cells that are solved meanwhile in this process, as they come."""
+    seconds: list[float] = []
+    run = study.run
+
+    def timed(cell: Study) -> Any:
+        start = time.perf_counter()
+        rows = run(cell)
+        seconds.append(time.perf_counter() - start)
+        return rows
+
+    study.run = timed  # type: ignore[method-assign]
+    try:
+        yield seconds
+    finally:
+        study.run = run  # type: ignore[method-assign]
 
 
 def _each(found: Mapping[str, Any], change: Callable[[float], float]) -> dict[str, Any]:

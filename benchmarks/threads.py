@@ -274,7 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, whose numbers say nothing; nothing is stored")
     parser.add_argument("--out", type=Path, help="where to store; benchmarks/results/threads.json")
-    parser.add_argument("--cells", type=int, default=200, help="of the sweep")
+    parser.add_argument("--cells", type=int, default=60, help="of the sweep")
     parser.add_argument("--few", type=int, default=8, help="cells of the one that runs with eight threads, to its end")
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--budget", default="full", help="of the claims")

@@ -224,6 +224,17 @@ def scale(_: str) -> str:
             for r in found["rates"]
         ]
         yield from table(("study", "width", *amounts), rates, right=1)
+        yield ""
+        speed, spent = found["speed"], found["overhead"]
+        yield from table(
+            (f"over one process, {speed['cells']} cells of {number(spent['cell_seconds'])} s", "times as fast"),
+            [
+                *((f"`linnet sweep`, {name}", ratio(up)) for name, up in speed["speed_up"].items()),
+                ("two processes that solve cells, without a sweep", ratio(speed["machine"])),
+            ],
+        )
+        yield ""
+        yield f"A run in one process takes {ratio(spent['percent'])} % longer than its cells."
         few, many = found["parents"][-2:]
         more = many["cells"] - few["cells"]
         a_cell = {key: (many[key] - few[key]) / more for key in ("cpu", "journal", "table", "read")}

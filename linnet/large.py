@@ -47,7 +47,7 @@ def lora(problem: LayerProblem, rank: int) -> tuple[np.ndarray, np.ndarray] | No
     def adjoint(y: np.ndarray) -> np.ndarray:
         return la.transposed_times(common, la.transposed_times(seen, y) - la.transposed_times(model, y))
 
-    found = la.leading(residual, adjoint, square, rank + 1)
+    found = la.leading(residual, adjoint, square, rank, TIE)
     if found is None:
         return None
     u, s, vt = found
@@ -68,10 +68,10 @@ def _solved(
     largest = 1.0
     x = np.concatenate([b, la.probes(len(b))], axis=1)
     for a in factors:
-        solver = la.solver(a)
-        if solver is None:
+        found = la.solved(a, x, transposed=transposed)
+        if found is None:
             return None
-        x = solver.solve(x, transposed=transposed)
+        x = found
         largest *= la.norm_of(a) * len(a) ** 0.25  # Schatten's 4-norm is at most that much above the spectral one
     if not factors:
         return b

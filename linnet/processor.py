@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,8 +17,11 @@ VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 BRINGING = ("numpy", "scipy.linalg", "torch", "sklearn")
 """Modules that bring a BLAS of their own."""
 
-_held = False
-"""Whether somebody in this process is inside ``one_thread``."""
+_counting = threading.Lock()
+_inside = 0
+"""How many in this process are inside ``one_thread``."""
+_limit: Any = None
+"""What gives BLAS its threads back when the last of them leaves."""
 
 
 def cores() -> int:
@@ -52,17 +56,20 @@ def children_of_one_thread() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Give BLAS one thread in this process. Of several threads that ask, the first decides until it leaves."""
-    global _held
-    if _held:
+    """Give BLAS one thread in this process, until the last of the threads that ask for it has left."""
+    global _inside, _limit
+    with _counting:
+        if _inside == 0:
+            _limit = _controller(tuple(name in sys.modules for name in BRINGING)).limit(limits=1, user_api="blas")
+        _inside += 1
+    try:
         yield
-        return
-    with _controller(tuple(name in sys.modules for name in BRINGING)).limit(limits=1, user_api="blas"):
-        _held = True
-        try:
-            yield
-        finally:
-            _held = False
+    finally:
+        with _counting:
+            _inside -= 1
+            if _inside == 0:
+                _limit.restore_original_limits()
+                _limit = None
 
 
 @cache

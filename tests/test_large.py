@@ -163,11 +163,59 @@ def test_a_cluster_wider_than_the_block_hides_nothing(monkeypatch):
         spread = rng.choice([0.0, 1.0]) * 10.0 ** rng.uniform(-6, -1)
         cluster = (1 - gap) * (1 - spread * rng.random(copies))
         d = np.r_[1.0, np.sort(cluster)[::-1], np.linspace(cluster.min(), 0, n - copies)[1:]]
-        found = big.leading(lambda x, d=d: d[:, None] * x, lambda y, d=d: d[:, None] * y, (n, n), 2)
+        found = big.leading(lambda x, d=d: d[:, None] * x, lambda y, d=d: d[:, None] * y, (n, n), 1, large.TIE)
         if found is not None:
             taken += 1
             assert 1 - found[1][0] ** 2 <= big.LACKING * np.sum(d[1:] ** 2)
     assert taken >= 10
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    k=st.integers(1, 5),
+    others=st.integers(0, 12),
+    decades=st.floats(0, 6),
+    spread=st.floats(0, 6),
+)
+def test_what_squares_lack_is_bounded(seed, k, others, decades, spread):
+    """Of a symmetric matrix that is diagonal where something was found, and anything not larger beyond."""
+    rng = np.random.default_rng(seed)
+    squares = np.sort(1 - 10.0**-spread * rng.random(k + 1))[::-1]
+    columns = 10.0**-decades * rng.normal(size=(others, k + 1))
+    coupled = np.linalg.norm(columns, axis=0)
+    beyond = np.full(others, squares[-1]) * rng.choice([1.0, 0.3], size=others)
+    frame = ln.haar(others, rng) if others else np.zeros((0, 0))
+    matrix = np.block([[np.diag(squares), columns.T], [columns, (frame * beyond) @ frame.T]])
+    largest = np.linalg.eigvalsh(matrix)[::-1][:k].sum()
+    assert largest - squares[:-1].sum() <= big._lacking(squares, coupled) + 1e-13
+
+
+@pytest.mark.parametrize(
+    ("following", "coupled", "told"),
+    [(0.5, 0.1, True), (0.5, 0.6, False), (0.99999, 0.5, True), (0.99, 0.0101, False)],
+)
+def test_a_tie_is_told_when_the_next_value_is_known_well_enough(following, coupled, told):
+    assert big._is_told(np.array([2.0, 1.0, following]), np.array([0.0, 0.0, coupled]), 1e-4) is told
+
+
+def test_a_tie_with_the_first_of_many_is_told():
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        gap, many = large.TIE * rng.uniform(0.9, 0.99), int(rng.integers(30, 80))
+        cluster = (1 - gap) - np.r_[0, np.sort(rng.random(many)) * 10.0 ** rng.uniform(-3, -1)]
+        d = np.r_[1.5, 1.2, 1.0, cluster, cluster[-1] * np.linspace(rng.uniform(0.5, 1), 0, N - many - 4)]
+        found = big.leading(lambda x, d=d: d[:, None] * x, lambda y, d=d: d[:, None] * y, (N, N), 3, large.TIE)
+        assert found is None or found[1][2] - found[1][3] <= large.TIE * found[1][2]
+
+
+def test_small_singular_values_beside_others_as_small_are_waited_for():
+    d = np.r_[1, 1e-8 * np.linspace(1, 0, N - 1)]
+    found = big.leading(lambda x: d[:, None] * x, lambda y: d[:, None] * y, (N, N), 3, large.TIE)
+    np.testing.assert_allclose(found[1][:3], d[:3], rtol=5e-6)
+
+
+def test_nothing_ties_with_nothing():
+    assert big._is_told(np.array([1.0, 1e-30, 0.0]), np.array([0.0, 0.0, 1e-20]), 1e-4)
 
 
 def test_a_tolerance_of_ranks_is_kept(rng):
@@ -206,7 +254,7 @@ def test_small_singular_values_are_found_too(rng):
     for tail in ([1e-6, 5e-7, 1e-7], [3e-8, 1e-8, 1e-9]):
         values = np.r_[1.0, tail, np.zeros(N - 4)]
         a = (orthogonal(rng) * values) @ orthogonal(rng)
-        found = big.leading(lambda x, a=a: a @ x, lambda y, a=a: a.T @ y, a.shape, 4)
+        found = big.leading(lambda x, a=a: a @ x, lambda y, a=a: a.T @ y, a.shape, 3, large.TIE)
         np.testing.assert_allclose(found[1], values[:4], rtol=1e-4)
     for beside in (0.0, 2e-8):
         values = np.r_[1.0, 3e-8, 3e-8, beside * np.linspace(1, 0, N - 3)]
@@ -254,15 +302,13 @@ def test_norms_are_not_underestimated(seed, decades, triangle, power):
     rng = np.random.default_rng(seed)
     a = (orthogonal(rng, 48) * np.logspace(0, -decades, 48)) @ orthogonal(rng, 48)
     a = 10.0**power * (np.linalg.cholesky(a @ a.T + 1e-8 * np.eye(48)) if triangle else a)
-    solver = big.solver(a)
-    assert isinstance(solver, big.Triangle if triangle else big.LU)
     s = np.linalg.svd(a, compute_uv=False)
     assert s[0] <= big.norm_of(a) <= 1.01 * big.MARGIN * s[0]
-    inverse = big.MARGIN * big.length(solver.solve(big.probes(48)))
+    inverse = big.MARGIN * big.length(big.solved(a, big.probes(48)))
     assert 1 / s[-1] <= inverse <= 200 * big.MARGIN / s[-1]
     b = rng.normal(size=(48, 3))
     for transposed, matrix in ((False, a), (True, a.T)):
-        x = solver.solve(b, transposed=transposed)
+        x = big.solved(a, b, transposed=transposed)
         assert big.length(matrix @ x - b) <= 1e-12 * s[0] * big.length(x) + 1e-12
 
 
@@ -279,13 +325,16 @@ def test_singular_triplets_are_the_largest(seed, blocks, more, k, tall):
     values = rng.exponential(size=side) * rng.choice([1.0, 0.0, 1e-9], size=side, p=[0.7, 0.2, 0.1])
     a = (orthogonal(rng, side + more)[:, :side] * values) @ orthogonal(rng, side)
     a = a if tall else a.T
-    found = big.leading(lambda x: a @ x, lambda y: a.T @ y, a.shape, k)
+    found = big.leading(lambda x: a @ x, lambda y: a.T @ y, a.shape, k, large.TIE)
     s = np.linalg.svd(a, compute_uv=False)
     assert found is not None
     u, values, vt = found
-    assert np.all(values <= s[:k] * (1 + 1e-12) + 1e-14 * s[0])
-    assert np.sum(s[:k] ** 2 - values**2) <= big.LACKING * np.sum(s[k:] ** 2) + 1e-12 * s[0] ** 2
-    np.testing.assert_allclose(u.T @ u, np.eye(k), atol=1e-10)
+    assert np.all(values <= s[: k + 1] * (1 + 1e-12) + 1e-14 * s[0])
+    assert np.sum(s[:k] ** 2 - values[:k] ** 2) <= big.LACKING * np.sum(s[k:] ** 2) + 1e-12 * s[0] ** 2
+    if s[k - 1] > 1e-10 * s[0]:
+        gaps = 1 - s[k] / s[k - 1], 1 - values[k] / values[k - 1]
+        assert (gaps[0] <= large.TIE) == (gaps[1] <= large.TIE) or abs(gaps[0] - large.TIE) < 1e-3 * large.TIE
+    np.testing.assert_allclose(u.T @ u, np.eye(k + 1), atol=1e-10)
     np.testing.assert_allclose(a @ vt.T, u * values, atol=1e-12 * s[0])  # exact, by construction
 
 

@@ -45,6 +45,20 @@ def test_blas_has_one_thread_for_a_while():
         assert blas_threads() == {2}
 
 
+def test_threads_come_back_when_the_last_has_left():
+    """Of two that overlap, the first to come is the first to go."""
+    first, second = one_thread(), one_thread()
+    with threadpool_limits(limits=2, user_api="blas"):
+        if blas_threads() != {2}:
+            pytest.skip("this BLAS has one thread whatever is asked for")
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert blas_threads() == {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == {2}
+
+
 def test_threads_come_back_after_an_error():
     before = blas_threads()
     with pytest.raises(RuntimeError), one_thread():

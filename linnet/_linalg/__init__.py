@@ -51,7 +51,7 @@ from linnet._linalg.decompositions import (
     svd,
     zero_cut,
 )
-from linnet._linalg.large import MARGIN, is_large, leading, length, norm_of, probes, solver, times, transposed_times
+from linnet._linalg.large import MARGIN, is_large, leading, length, norm_of, probes, solved, times, transposed_times
 from linnet._linalg.libraries import (
     Array,
     Record,
@@ -123,7 +123,7 @@ __all__ = [
     "require_shape",
     "rescaling",
     "size",
-    "solver",
+    "solved",
     "spectrum",
     "sq",
     "svd",

@@ -33,7 +33,7 @@ from linnet._linalg.arrays import (
     require_shape,
     sq,
 )
-from linnet._linalg.large import MARGIN, Triangle, cholesky, inverted, is_large, length, probes
+from linnet._linalg.large import MARGIN, cholesky, inverted, is_large, length, probes, solved
 from linnet._linalg.libraries import Array, as_float, eps, eye, is_concrete, is_numpy, namespace, to_numpy
 from linnet.errors import NotPSDError
 
@@ -80,7 +80,8 @@ def _below(xp: Any, a: Array, tol: Array) -> Array:
     """Return whether symmetric ``a`` (..., d, d) has an eigenvalue below ``-tol`` (...)."""
     if is_numpy(xp):
         try:  # a tenth of the price of eigenvalues, and nearly always enough
-            shifted = a + np.maximum(tol, np.finfo(a.dtype).tiny)[..., None, None] * np.eye(a.shape[-1])
+            shifted, at = a.copy(), np.arange(a.shape[-1])
+            shifted[..., at, at] += np.maximum(tol, np.finfo(a.dtype).tiny)[..., None]
             _ = cholesky(shifted) if is_large(a) else np.linalg.cholesky(shifted)
             return np.zeros(a.shape[:-2], dtype=bool)
         except np.linalg.LinAlgError:
@@ -428,8 +429,8 @@ def psd_root(a: Array, *, second: Array | None = None) -> Root:
     if bool(xp.all(definite)):
         return Root(root, definite)
     if is_large(a):
-        inverse = MARGIN * length(Triangle(root / unit[:, None]).solve(probes(len(a))))
-        if threshold * inverse**2 < 1:
+        images = solved(root / unit[:, None], probes(len(a)))
+        if images is not None and threshold * (MARGIN * length(images)) ** 2 < 1:
             return Root(root, xp.ones_like(definite))
     inverse, regular = _inverse(root)
     definite = regular & (threshold * sq(inverse * unit[..., None, :]) < 1)  # of all that were so before, too

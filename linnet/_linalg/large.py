@@ -31,9 +31,7 @@ SPARE = 7
 """Columns of a step beyond the number of triplets that are looked for."""
 
 LACKING = 1e-6
-"""What the squares of the singular values found may lack, all together, of the squares of all others. By Ky Fan's
-inequality they lack no more than the sum of their products with their residuals, whatever the gaps to others are, if
-what is beyond the bases is not larger than they are."""
+"""What the squares of the singular values found may lack, together, of the squares of all others; see ``_lacking``."""
 
 RISING = 1e-4
 """Largest relative rise, since the last look, of the square of any singular value that is taken."""
@@ -104,24 +102,14 @@ class LU:
         return lapack.dgetrs(self.factors, self.pivots, b, trans=0 if transposed else 1)[0]
 
 
-@dataclass(frozen=True)
-class Triangle:
-    """A lower triangle ``a`` (n, n)."""
+def solved(a: np.ndarray, b: np.ndarray, *, transposed: bool = False) -> np.ndarray | None:
+    """Return ``a^-1 b``, or ``a^-T b``; a (n, n), a lower triangle or not, b (n, k). None where ``a`` is singular."""
+    from scipy.linalg import lapack
 
-    a: np.ndarray
-
-    def solve(self, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
-        """Return ``a^-1 b``, or ``a^-T b``; b (n, k)."""
-        from scipy.linalg import lapack
-
-        return lapack.dtrtrs(self.a.T, b, lower=0, trans=0 if transposed else 1)[0]
-
-
-def solver(a: np.ndarray) -> LU | Triangle | None:
-    """Return what solves with one square matrix; None where it is singular."""
     if a[0, 1:].any() or np.triu(a, 1).any():  # the first row of most tells
-        return LU.of(a)
-    return Triangle(a) if a.diagonal().all() else None
+        lu = LU.of(a)
+        return None if lu is None else lu.solve(b, transposed=transposed)
+    return lapack.dtrtrs(a.T, b, lower=0, trans=0 if transposed else 1)[0] if a.diagonal().all() else None
 
 
 def probes(n: int) -> np.ndarray:
@@ -137,26 +125,28 @@ def length(x: np.ndarray) -> float:
 
 def norm_of(a: np.ndarray) -> float:
     """Return an estimate from above of the spectral norm of a matrix: two steps of powers, and the margin."""
-    seen = a @ probes(a.shape[1])
+    seen = times([a], probes(a.shape[1]))
     size = length(seen)
     if not 0 < size < np.inf:
         return size
-    back = a.T @ (seen / size)
-    return MARGIN * length(a @ (back / length(back)))
+    back = transposed_times([a], seen / size)
+    return MARGIN * length(times([a], back / length(back)))
 
 
 def times(chain: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
     """Return the product of a chain of matrices with x (n, k)."""
+    y = x.T
     for a in reversed(chain):
-        x = a @ x
-    return x
+        y = y @ a.T  # few rows rather than few columns: so BLAS reads a along its rows, and takes half the time
+    return y.T
 
 
 def transposed_times(chain: Sequence[np.ndarray], y: np.ndarray) -> np.ndarray:
     """Return the product of the transpose of a chain of matrices with y (m, k)."""
+    x = y.T
     for a in chain:
-        y = a.T @ y
-    return y
+        x = x @ a
+    return x.T
 
 
 def leading(
@@ -164,27 +154,30 @@ def leading(
     adjoint: Callable[[np.ndarray], np.ndarray],
     shape: tuple[int, int],
     k: int,
+    tie: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return the k largest singular triplets, u (m, k), s (k,), vt (k, n), of a map.
+    """Return the k largest singular triplets and the next, u (m, k + 1), s (k + 1,), vt (k + 1, n), of a map.
 
     By Golub and Kahan's bidiagonalisation in blocks, both bases kept orthonormal in full. The start is random, so that
     with probability one no singular value is missed, nor up to ``BLOCK`` copies of one. It ends when little is
     ``LACKING`` of the best approximation's squares: vectors of neighbouring singular values may still be mixed, of
-    which the approximation takes no notice. None where the bases have grown to a share of the sides before, and where
-    the map overflows.
+    which the approximation takes no notice. Of the next triplet it finds out whether its value is nearer to the k-th
+    than ``tie``, and no more. None where the bases have grown to a share of the sides before, and where the map
+    overflows.
 
     Args:
         apply: the map, from (n, b) to (m, b).
         adjoint: its transpose, from (m, b) to (n, b).
         shape: (m, n).
         k: how many.
+        tie: relative distance of singular values.
     """
     block = max(BLOCK, k + SPARE)
     steps = min(shape) // MOST // block
-    left, right = (np.empty((side, steps * block)) for side in shape)
+    left, right = (np.empty((steps * block, side)).T for side in shape)  # memory is taken as columns come
     small = np.zeros((steps * block, steps * block))
     beyond = np.random.default_rng(0).normal(size=(shape[1], block))
-    unit, before = 0.0, np.zeros(k)
+    unit, before = 0.0, np.zeros(k + 1)
     for step in range(steps):
         mine = slice(step * block, (step + 1) * block)
         right[:, mine] = _orthonormal(beyond, right[:, : mine.start])
@@ -198,12 +191,40 @@ def leading(
             a, s, bt = np.linalg.svd(small[: mine.stop, : mine.stop])
             unit = unit or s[0] or 1.0
             squares = (s / unit) ** 2
-            risen, before = squares[:k] - before, squares[:k]
-            still = np.all(risen <= np.maximum(RISING * squares[:k], NOTHING * squares[0]))
-            lacking = np.sum(s[:k] / unit * np.linalg.norm(beyond @ a[mine, :k] / unit, axis=0))
-            if still and lacking <= max(LACKING * squares[k:].sum(), ROUNDING * squares[0]):
-                return left[:, : mine.stop] @ a[:, :k], s[:k], bt[:k] @ right[:, : mine.stop].T
+            risen, before = squares[: k + 1] - before, squares[: k + 1]
+            still = np.all(risen <= np.maximum(RISING * before, NOTHING * squares[0]))
+            coupled = s[: k + 1] / unit * np.linalg.norm(beyond @ a[mine, : k + 1] / unit, axis=0)
+            few = _lacking(before, coupled) <= max(LACKING * squares[k:].sum(), ROUNDING * squares[0])
+            if still and few and _is_told(before, coupled, tie):
+                return left[:, : mine.stop] @ a[:, : k + 1], s[: k + 1], bt[: k + 1] @ right[:, : mine.stop].T
     return None
+
+
+def _lacking(squares: np.ndarray, coupled: np.ndarray) -> float:
+    """Return what the sum of all squares but the last lacks, at most, of the largest that there are.
+
+    The transpose of the map times the map is, in the vectors found and beyond them, diag(squares) with columns of
+    lengths ``coupled`` beside it, and beyond the taken ones a block C. Let c be its norm: for each taken square q
+    either the length g of its column counts, by Ky Fan's inequality and whatever the gaps are, or g^2 / (q - c), since
+    C <= c, and [[Q - c, G^T], [G, 0]] <= [[Q - c, G^T], [G, G (Q - c)^-1 G^T]], which has no negative eigenvalue and
+    no more positive ones than there are squares: their sum is its trace. That c is the last square and the length of
+    its column at most, is supposed: that of what is beyond the bases nothing is larger.
+
+    Args:
+        squares: those of the singular values taken and of the next (k + 1,), falling.
+        coupled: lengths of their columns (k + 1,).
+    """
+    most = squares[-1] + coupled[-1]
+    gap, coupled = squares[:-1] - most, coupled[:-1]
+    apart = gap > coupled
+    return float(np.sum(np.where(apart, coupled**2 / np.where(apart, gap, 1.0), coupled + np.maximum(-gap, 0.0))))
+
+
+def _is_told(squares: np.ndarray, coupled: np.ndarray, tie: float) -> bool:
+    """Return whether it is known if the last two tie, of which the very last lacks the length of its column at most."""
+    last, following = squares[-2:]
+    nearer = (1 - tie) ** 2 * last
+    return bool(following >= nearer or following + coupled[-1] < nearer or last <= NOTHING * squares[0])
 
 
 def _less(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
