@@ -20,7 +20,8 @@ linnet solves these few problems as one batch and, in a row of its own, one by o
 
 The loop is a script: for one problem after the other the textbook's formulas in NumPy, which are the inverse root of
 the Gram matrix by eigh, pseudo-inverses, a truncated SVD, and risks as traces. LoRA, S2FT and full fine-tuning share
-what they can, and are judged on two tasks, in the loop as in linnet.
+what they can, and are judged on two tasks, in the loop as in linnet. Beside it stands one batched SVD of all residuals,
+without anything else: whatever takes LoRA's from LAPACK gains no more on the loop than that does.
 
 scikit-learn has one of the methods: ``LinearRegression`` is full fine-tuning of a network of one layer, on samples. It
 has no reduced-rank regression, hence nothing for LoRA, and no frozen layers above, hence nothing for S2FT; ``Ridge``
@@ -83,7 +84,7 @@ def turned(a: np.ndarray) -> np.ndarray:
 
 
 def called(condition: float | None) -> str:
-    return "random" if condition is None else f"condition {condition:g}"
+    return "random" if condition is None else f"condition {condition:,.0f}"
 
 
 def methods(width: int) -> dict[str, ln.Method]:
@@ -355,7 +356,12 @@ def against_loop(width: int, batch: int, rounds: int, clock: Clock = time.perf_c
     net, train = drawn(width, batch, None)
     shift = ln.Shift.both(train, 0.5, 0.5, rng=np.random.default_rng(width))
     r = methods(width)["LoRA"].rank
-    works = {"linnet": lambda: judged(net, shift, width), "loop": lambda: looped(net, shift, r)}
+    residual = ln.LayerProblem(net, LAYER, train.moments()).residual
+    works = {
+        "linnet": lambda: judged(net, shift, width),
+        "loop": lambda: looped(net, shift, r),
+        "SVD": lambda: np.linalg.svd(residual),
+    }
     taken = measuring.in_turn(works, rounds, clock=clock)
     scale = np.stack([ln.excess_risk(net, shift.train), ln.excess_risk(net, shift.test)] * 3, axis=-1)
     apart = np.max(np.abs(judged(net, shift, width) - looped(net, shift, r)) / scale, axis=-1)
@@ -365,7 +371,7 @@ def against_loop(width: int, batch: int, rounds: int, clock: Clock = time.perf_c
     about = {"method": "all three", "network": called(None), "width": width, "batch": batch}
     differ = {"comparable": float(np.mean(comparable)), "apart_of_all": float(np.max(apart))}
     differ["apart"] = float(np.max(apart, where=comparable, initial=0.0))
-    yield row(taken, "loop", against="NumPy loop", **differ, **about)
+    yield row(taken, "loop", against="NumPy loop", over_svd=measuring.ratio(taken, "loop", "SVD"), **differ, **about)
 
 
 # --- scikit-learn ---------------------------------------------------------------------------------
@@ -433,6 +439,7 @@ def show(row: Row) -> None:
     there += "" if row.get("median_gradients") is None else f", median {row['median_gradients']:.0f} gradients"
     there += f"apart {row['apart']:.0e}" if "apart" in row else ""
     there += f" on {row['comparable']:.1%}, {row['apart_of_all']:.0e} on all" if "comparable" in row else ""
+    there += f", {measuring.shown(row['over_svd'], 1)} times one SVD of all" if "over_svd" in row else ""
     there += f", by {row['optimiser']}" if "optimiser" in row else ""
     there += f", median condition {row['hessian']:.0e}" if "hessian" in row else ""
     print(

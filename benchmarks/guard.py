@@ -2,7 +2,7 @@
 
 A ratio compares linnet with something else that is measured in the same run, so that it depends little on the machine.
 It fails where it is half as much again as the recorded one. What fails is measured a second time, since a machine
-may hiccup; the lower one counts. About two minutes:
+may hiccup; the lower one counts. Part of ``.ci/run``; a minute, or two beside other work:
 
     python benchmarks/guard.py             # compare with benchmarks/results/guard.json; exit code 1 if one fails
     python benchmarks/guard.py --record    # write it anew, after a change that is meant
