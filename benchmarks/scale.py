@@ -38,6 +38,7 @@ from typing import Any
 
 from measuring import Target, apart, here, in_turn, keep, peak_memory, ratio, shown
 
+from linnet.processor import keep_memory
 from linnet.sweep import Processes, Study, read_sweep, read_table, run_sweep
 from linnet.sweep.journal import Journal
 from linnet.sweep.spec import CELLS
@@ -186,7 +187,7 @@ def speed(folder: Path, cells: int, replicates: int, width: int, rounds: int, ad
     start = in_turn(ways(empty(folder, 2), address), min(rounds, 5), unmeasured=min(rounds - 1, 1))
     taken = in_turn(ways(layer(folder, cells, replicates, width), address), rounds, unmeasured=0)
     few = layer(folder, max(2, cells // 15), replicates, width)
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, get_context("spawn"), keep_memory) as pool:
         works = {"one": lambda: pool.submit(bare, few).result(), "two": lambda: list(pool.map(bare, [few, few]))}
         machine = in_turn(works, rounds, unmeasured=2)  # by then both processes have started
     return {
@@ -196,6 +197,14 @@ def speed(folder: Path, cells: int, replicates: int, width: int, rounds: int, ad
         "speed_up": {name: ratio(taken, "1 process", to=name) for name in taken if name != "1 process"},
         "machine": _each(ratio(machine, "one", to="two"), lambda x: 2 * x),
     }
+
+
+def kept(file: Path, rounds: int) -> dict[str, Any]:
+    """Return the time of cells in a process that keeps its memory, as workers do, over that in one that does not."""
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, context, keep_memory) as ours, ProcessPoolExecutor(1, context) as plain:
+        works = {name: lambda pool=pool: pool.submit(bare, file).result() for name, pool in (("k", ours), ("p", plain))}
+        return ratio(in_turn(works, rounds), "k", to="p")
 
 
 def overhead(file: Path, rounds: int) -> dict[str, Any]:
@@ -424,6 +433,7 @@ def guarded() -> dict[str, float]:
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    keep_memory()  # as linnet's workers do
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         replicates = calibrated(folder, options.width, options.cell)
@@ -432,6 +442,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             found["speed"] = speed(folder, options.cells, replicates, options.width, options.rounds, address)
             found["dask"] = on_dask(folder, options.dask, address)
         found["overhead"] = overhead(layer(folder, options.bare, replicates, options.width), options.rounds)
+        found["kept"] = kept(layer(folder, max(2, options.bare // 5), replicates, options.width), options.rounds)
         found["parents"] = [parent(folder, cells) for cells in options.parents]
         found["journal"] = journal_rate(folder, options.journal)
         found["rates"] = [rate(folder, study, width, options.seconds) for width in WIDTHS for study in STUDIES]
@@ -465,7 +476,8 @@ def report(found: Mapping[str, Any]) -> None:
         up = shown(speed["speed_up"].get(name))
         print(f"{name:>16} {seconds:7.2f} {speed['of_two_empty_cells'][name]:20.2f}   {up}")
     print(f"two processes without a sweep, over one: {shown(speed['machine'])}")
-    print(f"overhead: {shown(spent['percent'])} %\n")
+    print(f"overhead: {shown(spent['percent'])} %")
+    print(f"a process that keeps its memory, over one that does not: {shown(found['kept'])}\n")
 
     print("The process that hands out and writes; differences to the line above, a cell:")
     print("   cells   peak MB   ms of a run   of a second one   journal B   table B   table in memory B")

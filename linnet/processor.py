@@ -1,4 +1,5 @@
-"""The processor: linnet runs as many processes as there are cores, which the threads of BLAS must not multiply."""
+"""The processor and its memory: linnet runs as many processes as there are cores, which the threads of BLAS must not
+multiply, and which take the same memory again and again."""
 
 from __future__ import annotations
 
@@ -16,6 +17,11 @@ VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 BRINGING = ("numpy", "scipy.linalg", "torch", "sklearn")
 """Modules that bring a BLAS of their own."""
+
+KEPT = {"MALLOC_MMAP_THRESHOLD_": (-3, 1 << 25), "MALLOC_TRIM_THRESHOLD_": (-1, 1 << 28)}
+"""Of glibc, by the variables that say so in its place: from how many bytes on an array is given back when it is let go
+of, and how many bytes of smaller ones are kept; 32 MiB is the most that the first may be. With the numbers that
+``mallopt`` knows them by."""
 
 _counting = threading.Lock()
 _inside = 0
@@ -70,6 +76,20 @@ def one_thread() -> Iterator[None]:
             if _inside == 0:
                 _limit.restore_original_limits()
                 _limit = None
+
+
+def keep_memory() -> None:
+    """Let this process keep memory that arrays are done with, for those that follow; nothing where it is not glibc's.
+
+    Else pages are given back to the system, which clears them before it gives them out again: ``benchmarks/scale.py``
+    says how long that takes. For processes of linnet's own, not for those of others; what the environment says counts.
+    """
+    import ctypes
+
+    mallopt = None if os.name == "nt" else getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and not KEPT.keys() & os.environ.keys():
+        for option, size in KEPT.values():
+            mallopt(option, size)
 
 
 @cache

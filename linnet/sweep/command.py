@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from linnet.errors import DataError, LinnetError
+from linnet.processor import keep_memory
 from linnet.sweep.grid import Sweep
 from linnet.sweep.run import Done, Failure, Here, On, Processes, Workers, run_sweep
 from linnet.sweep.spec import read_sweep
@@ -36,6 +37,7 @@ def command(file: Path, jobs: int | None, scheduler: str | None, out: Path | Non
     if jobs is not None and scheduler is not None:
         raise LinnetError("--jobs and --scheduler were both given; a sweep runs here or on a cluster: leave one out")
     require_tables()
+    keep_memory()
     folder = out or Path("sweeps") / file.stem
     began = time.monotonic()
     sweep = read_sweep(file)

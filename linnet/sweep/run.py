@@ -26,7 +26,7 @@ import scipy
 
 import linnet
 from linnet.errors import DataError
-from linnet.processor import children_of_one_thread, cores, one_thread
+from linnet.processor import children_of_one_thread, cores, keep_memory, one_thread
 from linnet.sweep.grid import Sweep
 from linnet.sweep.journal import Journal
 from linnet.sweep.study import Study, cell_of, computed, flat, study
@@ -149,7 +149,7 @@ class Processes:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
-        self._pool = ProcessPoolExecutor(self._size, mp_context=get_context("spawn"), initializer=follow_parent)
+        self._pool = ProcessPoolExecutor(self._size, mp_context=get_context("spawn"), initializer=_begin)
         return self
 
     def __exit__(
@@ -195,6 +195,11 @@ def deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if held:
             signal.raise_signal(signal.SIGINT)
+
+
+def _begin() -> None:
+    follow_parent()
+    keep_memory()
 
 
 def follow_parent() -> None:
