@@ -429,7 +429,7 @@ def psd_root(a: Array, *, second: Array | None = None) -> Root:
     if bool(xp.all(definite)):
         return Root(root, definite)
     if is_large(a):
-        images = solved(root / unit[:, None], probes(len(a)))
+        images = solved(root, unit[:, None] * probes(len(a)))
         if images is not None and threshold * (MARGIN * length(images)) ** 2 < 1:
             return Root(root, xp.ones_like(definite))
     inverse, regular = _inverse(root)

@@ -106,7 +106,7 @@ def solved(a: np.ndarray, b: np.ndarray, *, transposed: bool = False) -> np.ndar
     """Return ``a^-1 b``, or ``a^-T b``; a (n, n), a lower triangle or not, b (n, k). None where ``a`` is singular."""
     from scipy.linalg import lapack
 
-    if a[0, 1:].any() or np.triu(a, 1).any():  # the first row of most tells
+    if any(row[i + 1 :].any() for i, row in enumerate(a)):  # the first row of most tells, and no copy is made
         lu = LU.of(a)
         return None if lu is None else lu.solve(b, transposed=transposed)
     return lapack.dtrtrs(a.T, b, lower=0, trans=0 if transposed else 1)[0] if a.diagonal().all() else None
