@@ -374,7 +374,7 @@ def _fastest(table: pd.DataFrame) -> Iterator[str]:
         for _, run in best.groupby((best["take"] != best["take"].shift()).cumsum()):
             take, times = run["take"].iloc[0], span(run.order)
             how = f"the next best takes {times} times as long" if take == "NumPy" else f"{times} of NumPy's time"
-            parts.append(f"{take} at width {span(run.width)} ({how})")
+            parts.append(f"{take} at width {whole(run.width)} ({how})")
         yield f"for {problems(batch)} a call in float64, take {', '.join(parts)}"
 
 
@@ -392,7 +392,7 @@ def _compiling(table: pd.DataFrame) -> Iterator[str]:
         yield f"jit for {problems(batch)} a call " + (
             "never pays: at no width is it faster than NumPy"
             if least.empty
-            else f"has paid for its compilation after {span(least)} calls, at width {span(least.index)}"
+            else f"has paid for its compilation after {span(least)} calls, at width {whole(least.index)}"
         )
 
 
@@ -412,8 +412,9 @@ def _single(table: pd.DataFrame) -> Iterator[str]:
     saved = [f"{label} {span(rows)}" for label, rows in single.groupby("label")["to_float64.median"]]
     yield f"float32 takes, of the time of float64: {', '.join(saved)}"
     yield f"risks in float32 differ from NumPy's in float64 by up to {_by_batch(single)}, {RELATIVE}"
-    without = number(100 * single.without_value.max())
-    yield f"of the problems of a batch that have a value in float64, up to {without} % get none in float32"
+    without = single.without_value.max()
+    some = f"up to {number(100 * without)} % of a batch get none" if without else "none gets none"
+    yield f"of the problems that have a value in float64, {some} in float32"
 
 
 def _agreement(table: pd.DataFrame) -> Iterator[str]:
@@ -438,6 +439,11 @@ def number(value: float) -> str:
     """Return a number to two digits, written out where that is short."""
     rounded = float(f"{value:.2g}")
     return f"{rounded:,.10g}" if rounded == 0 or 1e-3 <= rounded < 1e7 else f"{rounded:.2g}".replace("e-0", "e-")
+
+
+def whole(values: Iterable[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def span(values: Iterable[float]) -> str:

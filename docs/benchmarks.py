@@ -94,6 +94,7 @@ def small_and_many(_: str) -> str:
         yield ""
         yield from table(("width", "biases and means", *names, "linnet over bare"), rows, right=2)
         yield from picture("small-and-many", "Time a problem, and over the bare decompositions, against width")
+        yield from ("", "The dotted line is what was to be reached.")
 
     return made("small_and_many", build)
 
