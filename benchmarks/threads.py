@@ -274,18 +274,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, whose numbers say nothing; nothing is stored")
     parser.add_argument("--out", type=Path, help="where to store; benchmarks/results/threads.json")
-    parser.add_argument("--cells", type=int, default=60, help="of the sweep")
+    parser.add_argument("--cells", type=int, default=200, help="of the sweep that is watched: its start does not count")
+    parser.add_argument("--some", type=int, default=60, help="cells of the one that runs beside others, to its end")
     parser.add_argument("--few", type=int, default=8, help="cells of the one that runs with eight threads, to its end")
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--budget", default="full", help="of the claims")
     parser.add_argument("--limit", type=float, default=8.0, help="seconds for which a run is watched")
     parser.add_argument("--rounds", type=int, default=6)
     if parser.parse_known_args()[0].quick:
-        parser.set_defaults(cells=4, few=2, width=16, budget="quick", limit=1.5, rounds=1)
+        parser.set_defaults(cells=4, some=3, few=2, width=16, budget="quick", limit=1.5, rounds=1)
     options = parser.parse_args()
     on = here("distributed")
     with tempfile.TemporaryDirectory() as folder:
-        many, few = (commands(Path(folder), k, options.width, options.budget) for k in (options.cells, options.few))
+        many, some, few = (
+            commands(Path(folder), cells, options.width, options.budget)
+            for cells in (options.cells, options.some, options.few)
+        )
         rows = [
             {"run": name, "setting": setting} | watched(made(), SETTINGS[setting], options.limit)
             for name, made in many.items()
@@ -295,7 +299,7 @@ def main() -> None:
         half = max(1, options.rounds // 2)
         runs = [
             (f"{SWEPT}, {options.few} cells", few[SWEPT], list(SETTINGS), half),
-            (f"{SWEPT}, {options.cells} cells", many[SWEPT], [DEFAULT], options.rounds),
+            (f"{SWEPT}, {options.some} cells", some[SWEPT], [DEFAULT], options.rounds),
             (VERIFIED, many[VERIFIED], list(SETTINGS), half),
         ]
         slow = {}
