@@ -42,16 +42,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 1) ->
 
 
 def ratio(value: Mapping[str, Any]) -> str:
-    """Return a ratio with its interval."""
-    between = "" if value["low"] is None else f" [{number(value['low'])}, {number(value['high'])}]"
-    return number(value["median"]) + between
+    """Return a ratio with its interval, which stay on one line."""
+    digits = 2 if value["median"] < 10 else 1 if value["median"] < 100 else 0
+    low, median, high = ("" if value[key] is None else f"{value[key]:,.{digits}f}" for key in ("low", "median", "high"))
+    return median + (f"&nbsp;[{low},&nbsp;{high}]" if low else "")
 
 
 def number(value: float) -> str:
     """Return a number of three digits."""
     if value and not 1e-3 <= abs(value) < 1e5:
         mantissa, power = f"{value:.1e}".split("e")
-        return f"{mantissa}·10<sup>{int(power)}</sup>"
+        times = "" if mantissa == "1.0" else f"{mantissa}·"
+        return f"{times}10<sup>{int(power)}</sup>"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -92,7 +94,8 @@ def small_and_many(_: str) -> str:
         ]
         yield f"Microseconds of CPU time a problem, of {found['rows'][0]['batch']:,}:"
         yield ""
-        yield from table(("width", "biases and means", *names, "linnet over bare"), rows, right=2)
+        head = ("width", "biases and means", "linnet", "whole at once", "bare", "linnet over bare")
+        yield from table(head, rows, right=2)
         yield from picture("small-and-many", "Time a problem, and over the bare decompositions, against width")
         yield from ("", "The dotted line is what was to be reached.")
 
@@ -115,8 +118,19 @@ def large_and_few(_: str) -> str:
             )
             for row in found["rows"]
         ]
-        head = ("width", *(f"{name} (s)" for name in names), "dense over decompositions", "dense over linnet")
-        yield from table((*head, "risk off by", "memory (matrices)"), rows)
+        yield "Seconds of linnet, of its dense solution and of the decompositions alone; memory in matrices:"
+        yield ""
+        head = (
+            "width",
+            "linnet",
+            "dense",
+            "decomposed",
+            "dense over these",
+            "dense over linnet",
+            "risk off by",
+            "memory",
+        )
+        yield from table(head, rows)
         fits = ", ".join(
             f"{name} {fit['slope']:.2f} [{fit['low']:.2f}, {fit['high']:.2f}]"
             for name, fit in found["exponents"].items()
@@ -280,10 +294,8 @@ def scale(_: str) -> str:
             )
             for p in found["plans"]
         ]
-        head = ("study", "instances a cell", "cells", "seconds a cell", "core hours", "workers fed", "hours")
-        yield from table(
-            (*head, "hours of the one process", "journal (GB)", "table (GB)", "a worker (MB)"), plans, right=1
-        )
+        head = ("study", "instances a cell", "cells", "seconds a cell", "core hours", "fed", "hours")
+        yield from table((*head, "alone (hours)", "journal (GB)", "table (GB)", "worker (MB)"), plans, right=1)
         yield from picture("scale", "Hours against workers; memory of the one process")
 
     return made("scale", build)
