@@ -118,7 +118,7 @@ def large_and_few(_: str) -> str:
             )
             for row in found["rows"]
         ]
-        yield "Seconds of linnet, of its dense solution and of the decompositions alone; memory in matrices:"
+        yield "Seconds of linnet, of its dense solution and of the bare decompositions; memory in matrices:"
         yield ""
         head = (
             "width",
@@ -148,11 +148,11 @@ def alternatives(_: str) -> str:
     def build(found: Results) -> Iterable[str]:
         rows = []
         for row in found["rows"]:
-            more = "more than " if (row["reached"] or 1.0) < 1 else ""
+            more = "more than " if row["reached"] is not None and row["reached"] < 1 else ""
             there = "" if row["reached"] is None else f"{row['reached']:.0%}"
             cells = (row["against"], row["method"], row["network"], str(row["width"]), f"{row['batch']:,}")
             rows.append((*cells, more + ratio(row["ratio"]), there))
-        head = ("instead of linnet", "method", "network", "width", "problems", "times as long", "problems at the goal")
+        head = ("instead of linnet", "method", "network", "width", "problems", "times as long", "at the goal")
         yield from table(head, rows, right=3)
         for row in (row for row in found["rows"] if "over_svd" in row):
             yield ""

@@ -184,6 +184,15 @@ def test_what_is_not_measured_is_said_so(tables, tmp_path, monkeypatch):
             assert build("") == f"Not measured yet: `python benchmarks/{name.replace(' ', '_')}.py`."
 
 
+@pytest.mark.parametrize(("reached", "said"), [(0.0, True), (0.5, True), (1.0, False), (None, False)])
+def test_what_not_all_have_reached_is_a_lower_bound(tables, monkeypatch, reached, said):
+    times = {"median": 2.0, "low": None, "high": None}
+    row = {"against": "descent", "method": "LoRA", "network": "random", "width": 8, "batch": 3, "ratio": times}
+    on = {"device": "", "cores": 2, "blas_threads": 1, "versions": {}}
+    monkeypatch.setattr(tables, "stored", lambda name: {"on": on, "rows": [row | {"reached": reached}], "targets": []})
+    assert ("more than 2.00" in tables.alternatives("")) is said
+
+
 def test_tables_of_what_is_stored(tables):
     for name, build in tables.TABLES.items():
         made = build("")
