@@ -2,17 +2,19 @@
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
+import numpy as np
 import pytest
 from sweeps import toys
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from linnet.processor import KEPT, VARIABLES, children_of_one_thread, cores, one_thread
+from linnet.processor import KEPT, VARIABLES, children_of_one_thread, cores, keep_memory, one_thread
 from linnet.sweep import On, Processes, command, run, run_sweep
 from linnet.sweep.run import Here, solve
 from linnet.trials import ledger
@@ -138,50 +140,45 @@ def test_a_sweep_has_one_thread_on_an_executor_of_threads(tmp_path, monkeypatch)
     assert seen == [{1}] * 6
 
 
-FAULTS = """
-import resource, sys
-import numpy as np
-from linnet.processor import keep_memory
+ONCE = 40 * 800_000 // 4096
+"""Pages that ``page_faults`` writes for the first time."""
 
-def faults():
+
+def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(50):
         arrays = [np.ones(100_000) for _ in range(40)]
         del arrays
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-if sys.argv[1] == "kept":
-    keep_memory()
-print(faults())
-"""
+
+def in_a_new_process(begin):
+    with ProcessPoolExecutor(1, get_context("spawn"), begin) as pool:
+        return pool.submit(page_faults).result()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is not glibc's")
 def test_memory_is_kept_for_what_follows(monkeypatch):
-    def faults(*args):
-        return int(subprocess.run([sys.executable, "-c", FAULTS, *args], capture_output=True, check=True).stdout)
-
     for name in KEPT:
         monkeypatch.delenv(name, raising=False)
-    once = 40 * 800_000 // 4096  # every page that is written for the first time
-    assert faults("given back") > 10 * once
-    assert faults("kept") < 3 * once
+    assert in_a_new_process(None) > 10 * ONCE
+    assert in_a_new_process(keep_memory) < 3 * ONCE
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
-    assert faults("kept") > 10 * once, "the environment counts"
+    assert in_a_new_process(keep_memory) > 10 * ONCE, "the environment counts"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is not glibc's")
 def test_sweeps_keep_memory(tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(run, "keep_memory", lambda: kept.append("worker"))
-    monkeypatch.setattr(run, "follow_parent", lambda: None)
     monkeypatch.setattr(command, "keep_memory", lambda: kept.append("command"))
     toys(tmp_path, "[[grid]]\nseed.range = [0, 2]\n")
     (file,) = tmp_path.glob("*.toml")
     assert command.command(file, None, None, tmp_path / "out") == 0
     assert kept == ["command"]
-    run._begin()
-    assert kept == ["command", "worker"]
+    for name in KEPT:
+        monkeypatch.delenv(name, raising=False)
+    with Processes(1) as workers:
+        assert workers.submit(page_faults).result() < 3 * ONCE
 
 
 def test_cores_are_those_that_this_process_may_use():
